@@ -1,0 +1,309 @@
+"""Every setting, declared once, with where its value came from; and every path on disk.
+
+Precedence: flag > environment (`AGENTHUB_<NAME>`) > project file (`agenthub.toml` in the working directory or a parent)
+> user file (`$AGENTHUB_HOME/config.toml`) > default.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+from agenthub.errors import InvalidInputError, nearest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+class Setting(NamedTuple):
+    name: str
+    kind: str
+    default: Any
+    help: str
+
+
+class Value(NamedTuple):
+    value: Any
+    source: str
+
+
+MB = 1024 * 1024
+
+# RuntimeConfig and EnvironmentConfig of the interface document take their defaults from here.
+SETTINGS: dict[str, Setting] = {
+    setting.name: setting
+    for setting in (
+        Setting("timeout", "duration", 30.0, "seconds a run may take, where neither flag nor manifest says"),
+        Setting("memory", "size", 1024 * MB, "memory a process tree may use, where neither flag nor manifest says"),
+        Setting("output", "size", 256 * MB, "bytes a run may write to stdout and stderr together"),
+        Setting("result", "size", 128 * MB, "size of a result that is still accepted, and of an input"),
+        Setting("grace", "duration", 5.0, "seconds a process may take to end or to answer once it was asked to"),
+        Setting("cleanup_interval", "duration", 60.0, "seconds between two sweeps for what killed programs left"),
+        Setting("log_level", "level", "INFO", "lowest level of an agent's log lines that are shown"),
+        Setting("python", "text", "3.12", "Python for agents that declare none, where it is available"),
+        Setting("use_uv", "flag", True, "make environments with uv; off: virtualenv and pip"),
+        Setting("dependency_cache", "flag", True, "let uv and pip use their caches"),
+        Setting("auto_cleanup", "flag", True, "remove failed environments and superseded versions at once"),
+        Setting("max_venv_size", "size", 500 * MB, "size that an agent's environment may have; 0: any"),
+        Setting("offline", "flag", False, "use nothing but caches to make environments"),
+    )
+}
+
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+_SIZE_UNITS = {"": 1, "B": 1, "K": 1024, "KB": 1024, "M": MB, "MB": MB, "G": 1024 * MB, "GB": 1024 * MB, "T": MB * MB}
+_TIME_UNITS = {"": 1.0, "S": 1.0, "MS": 0.001, "M": 60.0, "MIN": 60.0, "H": 3600.0}
+
+
+def parse_size(value: object) -> int:
+    """Bytes from `268435456`, `"256MB"`, `"1.5 GiB"` (units are powers of 1,024).
+
+    Raises:
+        ValueError: not a size.
+    """
+    return int(_quantity(value, _SIZE_UNITS, "a size", "256MB"))
+
+
+def parse_duration(value: object) -> float:
+    """Seconds from `30`, `"1.5"`, `"500ms"`, `"2min"`, `"1h"`.
+
+    Raises:
+        ValueError: not a duration.
+    """
+    return _quantity(value, _TIME_UNITS, "a duration", "30s")
+
+
+def _quantity(value: object, units: Mapping[str, float], what: str, example: str) -> float:
+    complaint = f"{value!r} is not {what}; write for example {example}"
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError(complaint)
+    text = str(value).strip().upper().replace("IB", "B")
+    number = text.rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ ")
+    unit = text[len(number) :].strip()
+    try:
+        amount = float(number) * units[unit]
+    except (ValueError, KeyError):
+        raise ValueError(complaint) from None
+    if not 0 <= amount < float("inf"):
+        raise ValueError(complaint)
+    return amount
+
+
+def format_size(size: float) -> str:
+    """`"58 MB"` from bytes, in units of 1,024 with at most three digits."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(size) < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.3g} TB"
+
+
+def parse_flag(value: object) -> bool:
+    """A boolean from the spellings people use.
+
+    Raises:
+        ValueError: none of them.
+    """
+    text = str(value).strip().lower()
+    if text in ("1", "true", "yes", "on"):
+        return True
+    if text in ("0", "false", "no", "off"):
+        return False
+    raise ValueError(f"{value!r} is not a yes or a no; write true or false")
+
+
+def _parse_level(value: object) -> str:
+    level = str(value).strip().upper()
+    if level not in _LEVELS:
+        raise ValueError(f"{value!r} is not a level; one of {', '.join(_LEVELS)}")
+    return level
+
+
+_PARSERS: dict[str, Callable[[object], Any]] = {
+    "duration": parse_duration,
+    "size": parse_size,
+    "flag": parse_flag,
+    "level": _parse_level,
+    "text": str,
+}
+
+
+class Settings:
+    """The settings of one command or one embedding program.
+
+    Args:
+        flags: values given on the command line; None counts as not given.
+        environ: where `AGENTHUB_*` is looked up.
+        directory: where the search for a project file starts; None: the working directory.
+
+    Raises:
+        InvalidInputError: a value that does not parse, or a file that does not, with where it stands.
+    """
+
+    def __init__(
+        self,
+        flags: Mapping[str, object] | None = None,
+        environ: Mapping[str, str] | None = None,
+        directory: str | None = None,
+    ) -> None:
+        self._environ = os.environ if environ is None else environ
+        self.paths = Paths(self._environ)
+        self._flags = {name: value for name, value in (flags or {}).items() if value is not None}
+        self._files: list[tuple[str, dict[str, Any]]] = []
+        for path in (_project_file(directory), self.paths.user_config):
+            if path and os.path.exists(path):
+                self._files.append((path, _read_toml(path)))
+
+    def __getitem__(self, name: str) -> Any:
+        return self.lookup(name).value
+
+    def is_set(self, name: str) -> bool:
+        """Whether anything but the default speaks for this setting."""
+        return self.lookup(name).source != "default"
+
+    def lookup(self, name: str) -> Value:
+        """A setting's value and where it came from (`"flag"`, `"AGENTHUB_…"`, a file's path or `"default"`)."""
+        setting = SETTINGS[name]
+        if name in self._flags:
+            return self._parsed(setting, self._flags[name], "flag")
+        variable = f"AGENTHUB_{name.upper()}"
+        if self._environ.get(variable):
+            return self._parsed(setting, self._environ[variable], variable)
+        for path, values in self._files:
+            if name in values:
+                return self._parsed(setting, values[name], path)
+        return Value(setting.default, "default")
+
+    @staticmethod
+    def _parsed(setting: Setting, raw: object, source: str) -> Value:
+        try:
+            return Value(_PARSERS[setting.kind](raw), source)
+        except ValueError as error:
+            raise InvalidInputError(f"{setting.name} ({source}): {error}") from None
+
+
+def _project_file(directory: str | None) -> str | None:
+    try:
+        here = os.path.abspath(directory or os.getcwd())
+    except FileNotFoundError:  # the working directory was removed under us
+        return None
+    while True:
+        candidate = os.path.join(here, "agenthub.toml")
+        if os.path.isfile(candidate):
+            return candidate
+        parent = os.path.dirname(here)
+        if parent == here:
+            return None
+        here = parent
+
+
+def _read_toml(path: str) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        with open(path, "rb") as file:
+            values = tomllib.load(file)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidInputError(f"{path} is not valid TOML: {error}") from None
+    except OSError as error:
+        raise InvalidInputError(f"cannot read {path}: {error.strerror}") from None
+    for name in values:
+        check_setting_name(name, path)
+    return values
+
+
+def check_setting_name(name: str, where: str) -> Setting:
+    """The setting called `name`.
+
+    Raises:
+        InvalidInputError: there is none; names the nearest one.
+    """
+    if name not in SETTINGS:
+        close = nearest(name, SETTINGS)
+        hint = f"did you mean '{close}'?" if close else "see: agenthub config"
+        raise InvalidInputError(f"{where}: there is no setting '{name}'", suggestion=hint)
+    return SETTINGS[name]
+
+
+class Paths:
+    """Where everything is on disk; one root, `AGENTHUB_HOME`, by default `~/.agenthub`."""
+
+    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+        environ = os.environ if environ is None else environ
+        self.home = os.path.abspath(os.path.expanduser(environ.get("AGENTHUB_HOME") or "~/.agenthub"))
+        join = os.path.join
+        self.marker = join(self.home, "store.json")
+        self.user_config = join(self.home, "config.toml")
+        self.agents = join(self.home, "agents")
+        """`agents/<owner>/<name>`: a symbolic link to the current version."""
+        self.versions = join(self.home, "versions")
+        """`versions/<owner>/<name>/<version>-<digest>`: one installed version, complete and never changed."""
+        self.staging = join(self.home, "staging")
+        """Work in progress; whatever no living process holds is rubbish."""
+        self.locks = join(self.home, "locks")
+        self.grants = join(self.home, "grants")
+        """`grants/<owner>/<name>.json`: what the user allowed an agent."""
+        self.cache = join(self.home, "cache")
+        """May be deleted at any time: environments and checkouts of agents that are run without installing."""
+        self.logs = join(self.home, "logs")
+        self.index = join(self.home, "index.json")
+        """A summary of the store for `list`; rebuilt when it is out of date."""
+
+
+# Inside an installed version (and, for `VENV`, inside any agent directory that the runtime prepared).
+VENV = "venv"
+RECORD = os.path.join(".agenthub", "record.json")
+IN_USE = os.path.join(".agenthub", "in-use")
+
+
+class RuntimeConfig:
+    """Configuration of a runtime, with the interface document's fields and units.
+
+    `subprocess_timeout` bounds every wait for a process that was asked to end or to answer; `cleanup_interval` is the
+    time between two sweeps for leftovers; `log_level` is the lowest level of an agent's log lines that are passed on.
+    """
+
+    def __init__(self) -> None:
+        self.max_execution_time: float = 30  # seconds
+        self.max_memory_usage: float = 1024  # MB
+        self.subprocess_timeout: float = 5  # seconds
+        self.cleanup_interval: float = 60  # seconds
+        self.log_level = "INFO"
+        self.use_uv = True
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> RuntimeConfig:
+        """The configuration that flags, environment and files make."""
+        config = cls()
+        config.max_execution_time = settings["timeout"]
+        config.max_memory_usage = settings["memory"] / MB
+        config.subprocess_timeout = settings["grace"]
+        config.cleanup_interval = settings["cleanup_interval"]
+        config.log_level = settings["log_level"]
+        config.use_uv = settings["use_uv"]
+        return config
+
+
+class EnvironmentConfig:
+    """Configuration of environments, with the interface document's fields and units.
+
+    `python_version` applies to agents that declare none; `venv_location` is the environment's folder inside the
+    agent's; `auto_cleanup` removes what a failed installation made.
+    """
+
+    def __init__(self) -> None:
+        self.python_version = "3.12"
+        self.venv_location = VENV
+        self.dependency_cache = True
+        self.auto_cleanup = True
+        self.max_venv_size: float = 500  # MB
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> EnvironmentConfig:
+        """The configuration that flags, environment and files make."""
+        config = cls()
+        config.python_version = settings["python"]
+        config.dependency_cache = settings["dependency_cache"]
+        config.auto_cleanup = settings["auto_cleanup"]
+        config.max_venv_size = settings["max_venv_size"] / MB
+        return config
