@@ -1,0 +1,148 @@
+"""The command tree, and the one place where errors become text and exit codes.
+
+Only the module of the command at hand is imported: a shell loop that calls `agenthub run` a thousand times pays for
+nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any, NamedTuple
+
+from agenthub.cli.output import Output
+from agenthub.errors import AgentRuntimeError, InternalError, InterruptedError, InvalidInputError, nearest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import NoReturn
+
+
+class Command(NamedTuple):
+    """`module` holds `configure_<name>(parser)` and `<name>(arguments, output) -> exit code`."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "install": Command("install", "install agents from a directory, an archive or git"),
+    "run": Command("run", "run a method of an agent"),
+    "info": Command("inspect", "show what an agent is, may do and offers"),
+    "list": Command("inspect", "list the installed agents"),
+    "uninstall": Command("install", "remove agents"),
+    "init": Command("author", "write a small agent to start from"),
+    "validate": Command("author", "check an agent's manifest, code and environment"),
+    "grant": Command("grants", "let an agent see environment variables of yours"),
+    "revoke": Command("grants", "take back what was granted"),
+    "doctor": Command("doctor", "check this machine and everything installed"),
+    "dir": Command("inspect", "print where an agent, or everything, is on disk"),
+    "cache": Command("maintenance", "show or clean the cache"),
+    "config": Command("maintenance", "show every setting and where its value comes from"),
+    "completion": Command("completion", "print a shell's completion script"),
+    "complete": Command("completion", ""),
+}
+ALIASES = {"ls": "list", "rm": "uninstall", "remove": "uninstall"}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are errors like any other."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InvalidInputError(message, suggestion=f"see: {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code; prints, and never raises but for SystemExit after `--help`."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    output = Output(words)
+    try:
+        with output.termination_as_interrupt():
+            return _dispatch(words, output)
+    except AgentRuntimeError as error:
+        return output.failure(error)
+    except KeyboardInterrupt:
+        return output.failure(InterruptedError("interrupted"))
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python must not complain about it while it shuts down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # noqa: BLE001 - a bug of ours: said so, with a log, never a traceback
+        return output.failure(_internal_error(error, words))
+    finally:
+        output.close()
+
+
+def _dispatch(words: list[str], output: Output) -> int:
+    leading = 0
+    while leading < len(words) and words[leading] in ("-q", "-v", "--quiet", "--verbose", "--no-progress"):
+        leading += 1
+    if leading == len(words) or words[leading] in ("-h", "--help", "help"):
+        print(_help_text())
+        return 0 if leading < len(words) else 2
+    if words[leading] in ("-V", "--version", "version"):
+        from agenthub import __version__
+
+        print(f"agenthub {__version__}")
+        return 0
+    name = ALIASES.get(words[leading], words[leading])
+    if name not in COMMANDS:
+        near = nearest(name, [*COMMANDS, *ALIASES])
+        raise InvalidInputError(
+            f"there is no command '{words[leading]}'" + (f". Did you mean '{near}'?" if near else ""),
+            suggestion="see: agenthub --help",
+        )
+    configure, command = functions(name)
+    parser = Parser(prog=f"agenthub {name}", description=COMMANDS[name].summary, allow_abbrev=False)
+    add_common_options(parser)
+    configure(parser)
+    rest = words[:leading] + words[leading + 1 :]
+    if name in ("run", "complete"):  # their words are an agent's or a shell's, and parsed with those at hand
+        return command(rest, output)
+    return command(parser.parse_args(rest), output)
+
+
+def functions(name: str) -> tuple[Callable[[argparse.ArgumentParser], None], Callable[[Any, Output], int]]:
+    """What a command adds to its parser, and what runs it."""
+    import importlib
+
+    module = importlib.import_module(f"agenthub.cli.{COMMANDS[name].module}_commands")
+    function = name + "_" if name in ("list", "dir") else name  # not to hide what Python itself calls so
+    return getattr(module, f"configure_{name}"), getattr(module, function)
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """The options that every command has."""
+    group = parser.add_argument_group("everywhere")
+    group.add_argument("-q", "--quiet", action="store_true", help="print nothing but results and errors")
+    group.add_argument("-v", "--verbose", action="store_true", help="print details, and tracebacks of errors")
+    group.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="default: auto")
+    group.add_argument("--no-progress", action="store_true", help="no progress display")
+
+
+def _help_text() -> str:
+    lines = ["usage: agenthub COMMAND …", "", "The package manager and runner for AI agents.", "", "commands:"]
+    lines += [f"  {name:<12} {command.summary}" for name, command in COMMANDS.items() if command.summary]
+    return "\n".join([*lines, "", "agenthub COMMAND --help says more · agenthub --version"])
+
+
+def _internal_error(error: Exception, words: list[str]) -> InternalError:
+    import traceback
+
+    from agenthub.config import Paths
+
+    report = f"agenthub {' '.join(words[:2])}\n" + "".join(traceback.format_exception(error))
+    path: str | None = os.path.join(Paths().logs, f"internal-error-{os.getpid()}.log")
+    try:
+        os.makedirs(os.path.dirname(str(path)), exist_ok=True)
+        with open(str(path), "w", encoding="utf-8") as file:
+            file.write(report)
+    except OSError:
+        path = None
+    return InternalError(
+        f"agenthub itself failed: {type(error).__name__}: {error}",
+        suggestion=f"this is a bug; please report it with {path}" if path else "this is a bug; -v shows where",
+        details=report.splitlines(),
+    )

@@ -1,0 +1,97 @@
+"""What the user is shown and asked before code that was never seen here is installed or runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agenthub.config import format_size
+from agenthub.errors import PermissionDeniedError
+from agenthub.runtime.agent_info import permission_sentences
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from agenthub.cli.output import Output
+    from agenthub.manifest import AgentManifest
+    from agenthub.packages.spec import Spec
+    from agenthub.runtime.agent_installer import Plan
+    from agenthub.runtime.agent_locator import LocatedAgent
+    from agenthub.runtime.agent_runtime import AgentRuntime
+
+_SOURCES = {"directory": "local directory", "archive": "archive", "git": "git"}
+
+
+def describe(manifest: AgentManifest, origin: str) -> list[str]:
+    """What an agent is and asks for, in a few lines."""
+    lines = [f"{manifest.name} {manifest.version}  {manifest.description}     ({origin})"]
+    if isinstance(manifest.dependencies, tuple) and manifest.dependencies:
+        shown = ", ".join(manifest.dependencies[:5]) + (" …" if len(manifest.dependencies) > 5 else "")
+        lines.append(f"needs          {shown}")
+    lines += [f"may            {phrase}" for phrase in permission_sentences(manifest)["asks"]]
+    lines.append("runs           with your rights: files and network are not restricted")
+    return ["  " + line for line in lines]
+
+
+def ask_to_install(plan: Plan, output: Output, *, yes: bool, force: bool) -> None:
+    """Shows what would be installed, and asks unless the options answer.
+
+    Raises:
+        PermissionDeniedError: refused, or nobody could be asked.
+    """
+    origin = _SOURCES[plan.spec.kind]
+    if plan.fetched.commit:
+        origin += f" {plan.fetched.commit[:12]}"
+    for line in describe(plan.manifest, f"{origin}, {plan.fetched.files} files, {format_size(plan.fetched.bytes)}"):
+        output.note(line)
+    label = f"{plan.owner}/{plan.name}"
+    if plan.current is not None and plan.current.digest != plan.fetched.digest and not force:
+        output.note(f"  replaces       {plan.current.version} from {plan.current.source.get('location')}")
+        output.confirm(f"{label} is installed with other content. Replace it?", "--force")
+        return
+    if not yes:
+        output.confirm(f"Install {label}?", "--yes")
+
+
+def prepare_uninstalled(runtime: AgentRuntime, text: str, options: Any, output: Output) -> LocatedAgent:
+    """An agent that is not installed, made ready to run after consent.
+
+    Raises:
+        PermissionDeniedError: refused, or nobody could be asked.
+    """
+    from agenthub.runtime.uninstalled_agents import prepare
+
+    def consent(agent: LocatedAgent, spec: Spec) -> None:
+        for line in describe(agent.manifest, _SOURCES[spec.kind]):
+            output.note(line)
+        if not getattr(options, "yes", False):
+            output.confirm(f"Run {text}?", "--yes")
+
+    with output.progress(f"preparing {text}") as progress:
+        return prepare(runtime, text, consent, progress.update)
+
+
+def offer_variables(runtime: AgentRuntime, agent: LocatedAgent, passed: list[str], output: Output) -> None:
+    """For an agent of the older format, which declares no variables: asks once whether those it reads are passed on.
+
+    Where nobody can be asked, says how to pass them.
+    """
+    assert agent.record is not None
+    import os
+
+    grants = runtime.store.read_grants(agent.owner, agent.name)
+    known = {text.partition("=")[0] for text in passed} | set(grants["environment"])
+    wanted = [name for name in agent.record.hints if name in os.environ and name not in known]
+    if not wanted:
+        return
+    names = ", ".join(wanted)
+    if not output.interactive:
+        flags = " ".join(f"--env {name}" for name in wanted)
+        output.note(f"note: {agent.name} reads {names}, which are set here and are not passed on: {flags}")
+        return
+    try:
+        output.confirm(f"{agent.name} reads {names}. Pass them on, now and later?", f"agenthub grant {agent.name}")
+    except PermissionDeniedError:
+        return
+    grants["environment"] = sorted({*grants["environment"], *wanted})
+    with runtime.store.agent_lock(agent.owner, agent.name):
+        runtime.store.write_grants(agent.owner, agent.name, grants)
+    passed += wanted

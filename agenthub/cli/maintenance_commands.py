@@ -1,0 +1,95 @@
+"""`agenthub config` and `cache`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from agenthub.config import SETTINGS, Settings, check_setting_name, format_size
+from agenthub.errors import InvalidInputError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from agenthub.cli.output import Output
+
+
+def configure_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print a JSON document")
+    parser.add_argument("action", nargs="?", choices=("set", "unset"), help="write to, or remove from, the user file")
+    parser.add_argument("name", nargs="?", metavar="NAME")
+    parser.add_argument("value", nargs="?", metavar="VALUE")
+
+
+def config(arguments: argparse.Namespace, output: Output) -> int:
+    """Every setting, its value, and where that came from; or a change of the user file."""
+    if arguments.action:
+        _change(arguments)
+        return 0
+    settings = Settings()
+    found = {name: settings.lookup(name) for name in SETTINGS}
+    if arguments.json:
+        values = {name: {"value": value, "source": source} for name, (value, source) in found.items()}
+        output.json({"settings": values, "home": settings.paths.home})
+        return 0
+    output.result(f"{'home':<17} {settings.paths.home}")
+    for name, (value, source) in found.items():
+        shown = _shown(SETTINGS[name].kind, value)
+        output.result(f"{name:<17} {shown:<10} {source:<24} {output.style(SETTINGS[name].help, 'dim')}")
+    return 0
+
+
+def _shown(kind: str, value: Any) -> str:
+    if kind == "size":
+        return format_size(value)
+    if kind == "duration":
+        return f"{value:g} s"
+    return str(value).lower() if kind == "flag" else str(value)
+
+
+def _change(arguments: argparse.Namespace) -> None:
+    """Writes one line of the user file, and leaves its other lines as they are."""
+    if not arguments.name or (arguments.action == "set") != (arguments.value is not None):
+        raise InvalidInputError("config set needs NAME and VALUE, config unset NAME", suggestion="see: agenthub config")
+    setting = check_setting_name(arguments.name, "agenthub config")
+    path = Settings().paths.user_config
+    if arguments.action == "set":
+        Settings({setting.name: arguments.value}, environ={}).lookup(setting.name)  # refuses what does not parse
+    lines = []
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            lines = [line for line in file.read().splitlines() if line.partition("=")[0].strip() != setting.name]
+    if arguments.action == "set":
+        escaped = arguments.value.replace("\\", "\\\\").replace('"', '\\"')
+        lines.append(f'{setting.name} = "{escaped}"')
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        partial = f"{path}.{os.getpid()}"
+        with open(partial, "w", encoding="utf-8") as file:
+            file.write("".join(line + "\n" for line in lines))
+        os.replace(partial, path)
+    except OSError as error:
+        raise InvalidInputError(f"cannot write {path}: {error.strerror}") from None
+
+
+def configure_cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("dir", "size", "clean"))
+
+
+def cache(arguments: argparse.Namespace, output: Output) -> int:
+    """Where the cache is, how large, or without it."""
+    from agenthub.packages.files import remove_tree
+    from agenthub.runtime.environment_state import directory_size
+
+    path = Settings().paths.cache
+    if arguments.action == "dir":
+        output.result(path)
+        return 0
+    size = directory_size(path) if os.path.isdir(path) else 0
+    if arguments.action == "size":
+        output.result(format_size(size))
+        return 0
+    if os.path.isdir(path):
+        remove_tree(path)
+    output.note(f"✓ removed {format_size(size)}")
+    return 0

@@ -1,0 +1,256 @@
+"""What a command prints: results and nothing else on stdout, everything else on stderr.
+
+Plain when piped; colour, spinner and questions only on a terminal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import sys
+import threading
+from typing import Any
+
+from agenthub.errors import PermissionDeniedError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from agenthub.errors import AgentRuntimeError
+
+SCHEMA_VERSION = 1
+PROGRESS_DELAY = 2.0  # seconds before a spinner shows that something takes long
+
+# What could move the cursor, recolour or retitle a terminal; agents' text is not trusted with it.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
+
+
+class Output:
+    """Where one command prints to: decided by its options and by what the streams are."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        options = set(words)
+        self.quiet = bool(options & {"-q", "--quiet"})
+        self.verbose = bool(options & {"-v", "--verbose"})
+        self.as_json = "--json" in options
+        self.interactive = _is_terminal(sys.stdin) and _is_terminal(sys.stderr) and not os.environ.get("CI")
+        self._terminal = {1: _is_terminal(sys.stdout), 2: _is_terminal(sys.stderr)}
+        self._progress_wanted = self._terminal[2] and not self.quiet and "--no-progress" not in options
+        self._color = _color_choice(list(words))
+
+    # results ---------------------------------------------------------------------------------------------------
+
+    def result(self, text: str) -> None:
+        """Prints a result."""
+        if self._terminal[1]:
+            text = printable(text)
+        try:
+            sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        except UnicodeEncodeError:  # a terminal of another encoding
+            sys.stdout.buffer.write(text.encode("utf-8", "replace") + b"\n")
+        sys.stdout.flush()
+
+    def result_bytes(self, data: bytes) -> None:
+        """Passes a file's bytes on."""
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+    def json(self, document: Any) -> None:
+        """Prints one JSON document; mappings get the schema's version."""
+        if isinstance(document, dict):
+            document = {"schema_version": SCHEMA_VERSION, **document}
+        self.result(json.dumps(document, ensure_ascii=False, sort_keys=True))
+
+    @property
+    def to_terminal(self) -> bool:
+        """Whether a person reads the results."""
+        return self._terminal[1]
+
+    # everything else -------------------------------------------------------------------------------------------
+
+    def note(self, text: str) -> None:
+        """A line for the person, unless they asked for quiet."""
+        if not self.quiet:
+            self._say(text)
+
+    def detail(self, text: str) -> None:
+        """A line for a person who asked for details."""
+        if self.verbose:
+            self._say(self.style(text, "dim", 2))
+
+    def warning(self, text: str) -> None:
+        """A line that says what the person should know, `-q` or not."""
+        self._say(f"{self.style('warning:', 'yellow', 2)} {text}")
+
+    def agent_line(self, text: str) -> None:
+        """A line of an agent's log."""
+        if not self.quiet:
+            self._say(printable(text))
+
+    def failure(self, error: AgentRuntimeError) -> int:
+        """Prints an error in at most four lines (`-v`: all of it) and returns the exit code."""
+        if self.as_json:
+            self.json(error.to_dict())
+        self._say(f"{self.style('error:', 'red', 2)} {printable(error.message)}")
+        details = [printable(line) for line in error.details if line.strip()]
+        shown = details if self.verbose else details[:2]
+        for line in shown:
+            self._say(f"  {line}")
+        if error.suggestion:
+            self._say(f"  {printable(error.suggestion)}")
+        if len(shown) < len(details) and not error.suggestion:
+            self._say("  -v shows more")
+        if self.verbose and error.__traceback__ is not None:
+            import traceback
+
+            self._say("".join(traceback.format_exception(error)).rstrip())
+        return error.exit_code
+
+    def _say(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # nobody reads stderr any more: no reason to fail
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+
+    def style(self, text: str, style: str, stream: int = 1) -> str:
+        """`text` in a style, where the stream shows it."""
+        colored = self._color if self._color is not None else self._terminal[stream]
+        return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if colored else text
+
+    def confirm(self, question: str, consenting_flag: str) -> None:
+        """Asks, where somebody can answer.
+
+        Raises:
+            PermissionDeniedError: the answer was no, or nobody could be asked; says which flag consents.
+        """
+        if not self.interactive:
+            raise PermissionDeniedError(
+                f"{question.rstrip('? ')}: needs your consent, and there is no terminal to ask on",
+                suggestion=f"{consenting_flag} consents",
+            )
+        sys.stderr.write(f"{question} [y/N] ")
+        sys.stderr.flush()
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise PermissionDeniedError(
+                "not done, as you said", suggestion=f"{consenting_flag} consents without asking"
+            )
+
+    @contextlib.contextmanager
+    def progress(self, label: str) -> Iterator[Progress]:
+        """Shows a spinner with the newest message, once it takes longer than two seconds."""
+        progress = Progress(label) if self._progress_wanted else Progress(label, shown=False)
+        try:
+            yield progress
+        finally:
+            progress.stop()
+
+    # the process -----------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def termination_as_interrupt(self) -> Iterator[None]:
+        """SIGTERM and SIGHUP unwind as Ctrl-C does, so that nothing half-made is left behind."""
+        import signal
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        earlier = {}
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                earlier[number] = signal.signal(number, signal.default_int_handler)
+        try:
+            yield
+        finally:
+            for number, handler in earlier.items():
+                signal.signal(number, handler)
+
+    def close(self) -> None:
+        """Flushes; a reader that has gone is not an error by now."""
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+
+
+class Progress:
+    """A spinner with a label and the newest message. Thread-safe; silent where not shown."""
+
+    def __init__(self, label: str, shown: bool = True) -> None:
+        self._label = label
+        self._message = ""
+        self._status: Any = None
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+        if shown:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        self._timer = threading.Timer(PROGRESS_DELAY, self._start)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def update(self, message: str) -> None:
+        """Replaces the message beside the label."""
+        with self._lock:
+            self._message = printable(message)[:60]
+            if self._status is not None:
+                self._status.update(self._text())
+
+    def _text(self) -> str:
+        from rich.markup import escape
+
+        return escape(f"{self._label}  {self._message}".rstrip())
+
+    def _start(self) -> None:
+        from rich.console import Console
+
+        with self._lock:
+            if self._timer is not None:
+                self._status = Console(stderr=True).status(self._text())
+                self._status.start()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Hides the spinner while something else is on the screen."""
+        shown = self._timer is not None
+        self.stop()
+        yield
+        if shown:
+            self._schedule()
+
+    def stop(self) -> None:
+        """Takes the spinner away."""
+        if self._timer is not None:
+            self._timer.cancel()
+        with self._lock:
+            self._timer = None
+            if self._status is not None:
+                self._status.stop()
+                self._status = None
+
+
+def printable(text: str) -> str:
+    """`text` without what could act on a terminal."""
+    return _CONTROL.sub("\ufffd", text)
+
+
+def _is_terminal(stream: Any) -> bool:
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):
+        return False
+
+
+def _color_choice(words: list[str]) -> bool | None:
+    """True or False where the user said so, else None."""
+    for position, word in enumerate(words):
+        choice = word.partition("=")[2] if word.startswith("--color=") else ""
+        if word == "--color" and position + 1 < len(words):
+            choice = words[position + 1]
+        if choice in ("always", "never"):
+            return choice == "always"
+    if os.environ.get("NO_COLOR"):
+        return False
+    return True if os.environ.get("FORCE_COLOR") else None

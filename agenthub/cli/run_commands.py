@@ -1,0 +1,200 @@
+"""`agenthub run`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import threading
+from typing import Any
+
+from agenthub.cli.call_words import CallWords, add_run_options, parse_inputs, read_env_files, split
+from agenthub.config import Settings
+from agenthub.errors import InvalidInputError, error_class
+from agenthub.runtime.agent_locator import LocatedAgent
+from agenthub.runtime.agent_runtime import AgentRuntime, RunOptions, find_method
+from agenthub.runtime.cancellation import Cancellation
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from agenthub.cli.output import Output
+    from agenthub.manifest import Method
+
+_USAGE = "agenthub run [OPTION…] AGENT METHOD [INPUT…]"
+_INPUTS = """inputs, four spellings of one JSON object, checked against the manifest:
+  --name value          by the method's parameters (after METHOD)
+  -i name=value         the same; -i name=@file takes a file's text
+  '{"name": "value"}'   JSON
+  -                     JSON on standard input"""
+
+
+def configure_run(parser: argparse.ArgumentParser) -> None:
+    """`run` makes its own parsers: its words depend on the agent."""
+
+
+def run(words: list[str], output: Output) -> int:
+    """Runs a method and prints its result."""
+    parser = _parser(_USAGE)
+    add_run_options(parser)
+    if any(word in ("-h", "--help") for word in words) and len([word for word in words if word[0:1] != "-"]) < 2:
+        parser.print_help()
+        return 0
+    call = split(words, parser)
+    if call.agent is None:
+        raise InvalidInputError("run needs an AGENT and a METHOD", suggestion=f"usage: {_USAGE}")
+    options = call.options
+    runtime = AgentRuntime(_settings(options))
+    agent = _agent(runtime, call, output)
+    if call.method is None:
+        raise InvalidInputError(
+            f"run needs a METHOD of {call.agent}", suggestion=f"methods: {', '.join(agent.manifest.methods)}"
+        )
+    method = find_method(agent, call.method)
+    usage = f"agenthub run {call.agent} {method.name} [INPUT…]"
+    inputs, late_options = parse_inputs(method, call.rest, _parser(usage, method.description))
+    for name, value in vars(late_options).items():
+        if not name.startswith("parameter ") and name not in ("assignments", "documents"):
+            setattr(options, name, value)
+    runtime = AgentRuntime(_settings(options))
+    return _run(runtime, agent, method, inputs, options, output)
+
+
+def _parser(usage: str, description: str | None = None) -> argparse.ArgumentParser:
+    from agenthub.cli.app import Parser
+
+    return Parser(
+        prog="agenthub run",
+        usage=usage,
+        description=description.replace("%", "%%") if description else "run a method of an agent",
+        epilog=_INPUTS.replace("%", "%%"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    flags = {name: getattr(options, name, None) for name in ("timeout", "memory", "python", "offline")}
+    return Settings(flags)
+
+
+def _agent(runtime: AgentRuntime, call: CallWords, output: Output) -> LocatedAgent:
+    """The agent to run: installed, or fetched and prepared after consent."""
+    from agenthub.runtime.agent_locator import is_path
+
+    assert call.agent is not None
+    if not is_path(call.agent) and not _looks_like_source(call.agent):
+        return runtime.locate(call.agent)
+    from agenthub.cli.consent import prepare_uninstalled
+
+    return prepare_uninstalled(runtime, call.agent, call.options, output)
+
+
+def _looks_like_source(agent: str) -> bool:
+    return agent.startswith("git+") or "://" in agent or agent.endswith((".zip", ".tar.gz", ".tgz", ".agent", ".git"))
+
+
+def _run(
+    runtime: AgentRuntime,
+    agent: LocatedAgent,
+    method: Method,
+    inputs: dict[str, Any],
+    options: argparse.Namespace,
+    output: Output,
+) -> int:
+    output.as_json = getattr(options, "json", False)
+    variables = [*read_env_files(getattr(options, "env_file", None) or []), *(getattr(options, "env", None) or [])]
+    if not agent.manifest.environment and agent.record is not None and agent.record.hints:
+        from agenthub.cli.consent import offer_variables
+
+        offer_variables(runtime, agent, variables, output)
+    with output.progress(f"{agent.manifest.name} {method.name}") as progress, _cancelled_by_signals() as cancellation:
+
+        def on_log(line: str, level: str) -> None:
+            output.agent_line(line)
+
+        def on_progress(fraction: float | None, message: str) -> None:
+            progress.update(message if fraction is None else f"{fraction:.0%} {message}")
+
+        envelope = runtime.run(
+            agent,
+            method.name,
+            inputs,
+            RunOptions(variables=variables, on_log=on_log, on_progress=on_progress, cancellation=cancellation),
+        )
+    return _print_envelope(envelope, output)
+
+
+@contextlib.contextmanager
+def _cancelled_by_signals() -> Iterator[Cancellation]:
+    """Ctrl-C, SIGTERM and SIGHUP stop the agent's process tree; then the command ends in its own time."""
+    with Cancellation() as cancellation:
+        if threading.current_thread() is not threading.main_thread():
+            yield cancellation
+            return
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        earlier = {number: signal.getsignal(number) for number in numbers}
+        try:
+            for number in numbers:
+                if earlier[number] is not signal.SIG_IGN:  # as under nohup
+                    signal.signal(number, lambda *_: cancellation.cancel())
+            yield cancellation
+        finally:
+            for number, handler in earlier.items():
+                signal.signal(number, handler)
+
+
+def _print_envelope(envelope: dict[str, Any], output: Output) -> int:
+    for text in envelope.get("warnings", ()):
+        output.warning(text)
+    if "error" in envelope:
+        error = error_class(envelope["error_type"])(envelope["error"], suggestion=envelope.get("suggestion"))
+        if output.as_json:
+            output.result(json.dumps(envelope, ensure_ascii=False))
+            output.as_json = False
+        output.failure(error)
+        return int(envelope["exit_code"])
+    if output.as_json:
+        output.result(json.dumps(envelope, ensure_ascii=False))
+    else:
+        print_result(envelope["result"], output)
+    return 0
+
+
+def print_result(result: Any, output: Output) -> None:
+    """A string as text, a file as its bytes (on a terminal: into a named file), anything else as JSON."""
+    if isinstance(result, dict) and result.get("encoding") == "base64" and "file" in result:
+        import base64
+
+        data = base64.b64decode(result["data"])
+        if output.to_terminal:
+            output.result(_saved(result["file"], data))
+        else:
+            output.result_bytes(data)
+    elif isinstance(result, str):
+        output.result(result)
+    else:
+        output.result(json.dumps(result, ensure_ascii=False))
+
+
+def _saved(name: str, data: bytes) -> str:
+    """Writes a file that an agent returned under its name, or the next free one, and returns that."""
+    name = "".join(letter for letter in os.path.basename(name) if letter.isprintable()).lstrip(".-") or "result"
+    stem, suffix = os.path.splitext(name)
+    number = 1
+    while True:
+        candidate = name if number == 1 else f"{stem}-{number}{suffix}"
+        try:
+            with open(candidate, "xb") as file:
+                file.write(data)
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise InvalidInputError(
+                f"cannot write {candidate} here: {error.strerror}", suggestion="redirect it: > FILE"
+            ) from None
+        else:
+            return candidate

@@ -1,0 +1,1 @@
+"""Where agents come from, and what is installed."""

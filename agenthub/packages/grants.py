@@ -1,0 +1,76 @@
+"""What the user allowed: environment variables and code for an installed agent, code for one that is not installed."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from agenthub.config import Paths
+from agenthub.packages.files import SCHEMA_VERSION, read_json, storing, write_json
+
+_GRANTS = ("environment", "code")
+
+
+def read_grants(paths: Paths, owner: str, name: str) -> dict[str, list[str]]:
+    """`environment`: names of variables that pass through; `code`: digests that may run. Empty lists by default."""
+    values = _read(_grants_path(paths, owner, name))
+    return {key: [str(item) for item in values.get(key) or ()] for key in _GRANTS}
+
+
+def write_grants(paths: Paths, owner: str, name: str, grants: dict[str, list[str]]) -> None:
+    """Replaces what an agent was granted. The caller holds the agent's lock.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    value = {key: sorted(set(grants.get(key, ()))) for key in _GRANTS}
+    _write(paths, _grants_path(paths, owner, name), value)
+
+
+def has_consent(paths: Paths, location: str, digest: str) -> bool:
+    """Whether the user agreed to run this content from this place (a path or a URL) without installing it."""
+    return digest in _read(_consents_path(paths)).get("code", {}).get(location, ())
+
+
+def add_consent(paths: Paths, location: str, digest: str) -> None:
+    """Remembers that the user agreed; only the latest content of a place is remembered.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    from agenthub.packages.locks import acquire
+    from agenthub.packages.staging import open_store
+
+    open_store(paths)
+    with storing("lock", paths.locks):
+        os.makedirs(paths.locks, mode=0o700, exist_ok=True)
+        descriptor = acquire(os.path.join(paths.locks, "consents.lock"))
+    try:
+        code = _read(_consents_path(paths)).get("code", {})
+        _write(paths, _consents_path(paths), {"code": {**code, location: [digest]}})
+    finally:
+        os.close(descriptor)
+
+
+def _grants_path(paths: Paths, owner: str, name: str) -> str:
+    return os.path.join(paths.grants, owner, f"{name}.json")
+
+
+def _consents_path(paths: Paths) -> str:
+    return os.path.join(paths.home, "consents.json")
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except FileNotFoundError:
+        return {}
+
+
+def _write(paths: Paths, path: str, value: dict[str, Any]) -> None:
+    from agenthub.packages.staging import new_staging
+
+    with new_staging(paths) as staging:
+        with storing("write", path):
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        write_json(path, {"schema_version": SCHEMA_VERSION, **value}, staging.path, mode=0o600)

@@ -1,0 +1,36 @@
+"""Names of agents and owners: they become directories, so they are checked wherever they enter."""
+
+from __future__ import annotations
+
+import re
+
+from agenthub.errors import InstallError
+
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9_-])?")
+_NOT_IN_VERSION = re.compile(r"[^A-Za-z0-9.+!_-]")
+
+
+def is_name(name: str) -> bool:
+    """Whether `name` may name an agent or an owner: lower-case letters, digits and `. _ -`, at most 64 of them."""
+    return _NAME.fullmatch(name) is not None
+
+
+def check_name(name: str, what: str = "agent") -> str:
+    """`name` itself.
+
+    Raises:
+        InstallError: it cannot be the name of an agent or an owner; says one that could.
+    """
+    if is_name(name):
+        return name
+    better = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:64].rstrip(".")
+    raise InstallError(
+        f"{name!r} cannot be the name of an {what}: only lower-case letters, digits and . _ - are allowed",
+        suggestion=f"call it {better!r}, or give another with --as owner/name" if better else None,
+    )
+
+
+def version_directory(version: str, digest: str) -> str:
+    """The name of a version's directory: readable, unique by its content, harmless whatever the manifest says."""
+    readable = _NOT_IN_VERSION.sub("_", version)[:64].lstrip(".-") or "0"
+    return f"{readable}-{digest.removeprefix('sha256:')[:12]}"

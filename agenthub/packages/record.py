@@ -1,0 +1,81 @@
+"""What is known of an installed version; written last, so that a version with a record is complete."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+from agenthub.config import RECORD
+from agenthub.errors import StoreError
+from agenthub.packages.files import SCHEMA_VERSION, read_json, write_json
+
+
+class InstallRecord(NamedTuple):
+    """One installed version.
+
+    Attributes:
+        owner: who it belongs to in this store.
+        name: the agent's name.
+        version: the manifest's.
+        source: where it came from, as `sources.Fetched.source`.
+        digest: `"sha256:…"` of its tree.
+        installed_at: UTC, ISO 8601.
+        tool_version: of the agenthub that installed it.
+        interpreter: `path` and `version`; None for an agent without an environment.
+        dependencies: `name` and `version` of every package in its environment.
+        environment: what described the environment (`"uv.lock"`, `"dependencies"`, `"none"` …).
+        size: bytes of `code` and of `environment`.
+        manifest: the compiled manifest.
+        warnings: what the user was told when it was installed.
+        hints: environment variables that its code reads and its manifest does not declare.
+    """
+
+    owner: str
+    name: str
+    version: str
+    source: dict[str, Any]
+    digest: str
+    installed_at: str
+    tool_version: str
+    interpreter: dict[str, str] | None
+    dependencies: list[dict[str, str]]
+    environment: str
+    size: dict[str, int]
+    manifest: dict[str, Any]
+    warnings: list[str] = []  # noqa: RUF012 - never changed
+    hints: list[str] = []  # noqa: RUF012
+
+
+def now() -> str:
+    """The time for `installed_at`."""
+    import time
+
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def read_record(version_dir: str) -> InstallRecord:
+    """The record of an installed version.
+
+    Raises:
+        StoreError: there is none, it is damaged, or a newer agenthub wrote it.
+    """
+    path = os.path.join(version_dir, RECORD)
+    try:
+        values = read_json(path)
+    except FileNotFoundError:
+        raise StoreError(f"{version_dir} has no install record", suggestion="see: agenthub doctor") from None
+    try:
+        return InstallRecord(**{key: values[key] for key in InstallRecord._fields if key in values})
+    except TypeError:
+        missing = ", ".join(key for key in InstallRecord._fields if key not in values)
+        raise StoreError(f"{path} is damaged: it lacks {missing}", suggestion="see: agenthub doctor") from None
+
+
+def write_record(version_dir: str, record: InstallRecord) -> None:
+    """Writes or replaces the record of a version, in one step.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    path = os.path.join(version_dir, RECORD)
+    write_json(path, {"schema_version": SCHEMA_VERSION, **record._asdict()}, os.path.dirname(path))

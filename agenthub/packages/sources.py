@@ -1,0 +1,96 @@
+"""Gets an agent's tree from where a `Spec` says: one door for directories, archives and git."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+from agenthub.errors import AgentNotFoundError, InstallError
+from agenthub.packages.ledger import LIMITS, Limits
+from agenthub.packages.spec import Spec, redacted
+from agenthub.packages.tree import copy_tree, tree_digest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Fetched(NamedTuple):
+    """A tree that was fetched and checked.
+
+    Attributes:
+        digest: `"sha256:…"` of the tree, whatever it came from.
+        commit: the full commit of a git source.
+        source: what an install record keeps: `kind location ref commit subdirectory digest`, and for an archive
+            `archive_digest`, the sha256 of the file. No passwords.
+        files: how many files the tree has.
+        bytes: their size.
+    """
+
+    digest: str
+    commit: str | None
+    source: dict[str, Any]
+    files: int
+    bytes: int
+
+
+def fetch(
+    spec: Spec, target: str, on_progress: Callable[[str], None] | None = None, *, limits: Limits = LIMITS
+) -> Fetched:
+    """Puts the agent's tree into the directory `target`, which must not exist yet, and is gone again on failure.
+
+    Raises:
+        InstallError: the source cannot be had or is refused.
+        AgentNotFoundError: the source is not there.
+    """
+    commit = archive_digest = None
+    if spec.kind == "directory":
+        tree = copy_tree(spec.location, target, limits=limits)
+    elif spec.kind == "archive":
+        from agenthub.packages.archives import unpack
+
+        archive_digest = _file_digest(spec.location)
+        tree = unpack(spec.location, target, limits)
+    elif spec.kind == "git":
+        from agenthub.packages.git import fetch_git
+
+        commit, tree = fetch_git(spec, target, on_progress, limits=limits)
+    else:
+        raise _no_index(spec)
+    return Fetched(tree.digest, commit, _source(spec, tree.digest, commit, archive_digest), tree.files, tree.bytes)
+
+
+def digest_of(spec: Spec) -> str | None:
+    """The digest that `fetch` would return, where that is cheap to know: for a directory."""
+    return tree_digest(spec.location) if spec.kind == "directory" else None
+
+
+def _source(spec: Spec, digest: str, commit: str | None, archive_digest: str | None) -> dict[str, Any]:
+    source = {
+        "kind": spec.kind,
+        "location": redacted(spec.location),
+        "ref": spec.ref,
+        "commit": commit,
+        "subdirectory": spec.subdirectory,
+        "digest": digest,
+    }
+    return source | {"archive_digest": archive_digest} if archive_digest else source
+
+
+def _file_digest(path: str) -> str:
+    import hashlib
+
+    try:
+        with open(path, "rb") as file:
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    except OSError as error:
+        raise InstallError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _no_index(spec: Spec) -> AgentNotFoundError:
+    name = spec.text.partition("@")[0]
+    if os.path.exists(name):
+        hint = f"did you mean ./{name}?"
+    else:
+        hint = f"from a git host: agenthub install git+https://HOST/{spec.location}"
+    return AgentNotFoundError(f"there is no index to look '{spec.location}' up in", suggestion=hint)

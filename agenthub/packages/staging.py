@@ -1,0 +1,173 @@
+"""Work in progress: each piece is held by a lock of its maker, so that what the dead left can be told and removed."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager, suppress
+
+from agenthub.config import RECORD, Paths
+from agenthub.packages.files import SCHEMA_VERSION, read_json, remove_tree, storing, write_json
+from agenthub.packages.locks import acquire, acquire_abandoned, claim_unused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_LOCK = ".lock"
+
+
+class Staging:
+    """A directory under `staging/`, and a note of what else its maker is making."""
+
+    __slots__ = ("_descriptor", "path")
+
+    def __init__(self, path: str, descriptor: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+
+    def note(self, version_dir: str) -> None:
+        """Makes `version_dir` part of the work: it is removed as well when its maker dies before its record exists."""
+        with storing("write", self.path + _LOCK):
+            os.pwrite(self._descriptor, os.fsencode(version_dir), 0)
+            os.fsync(self._descriptor)
+
+
+def open_store(paths: Paths) -> None:
+    """Makes the store if there is none, for its owner alone; checks that this agenthub may write it.
+
+    Raises:
+        StoreError: it cannot be made, or a newer agenthub wrote it.
+    """
+    if check_marker(paths):
+        return
+    with storing("create", paths.home):
+        os.makedirs(paths.home, mode=0o700, exist_ok=True)
+        os.makedirs(paths.staging, mode=0o700, exist_ok=True)
+    with _staging(paths) as staging:
+        write_json(paths.marker, {"schema_version": SCHEMA_VERSION}, staging.path)
+
+
+def check_marker(paths: Paths) -> bool:
+    """Whether there is a store.
+
+    Raises:
+        StoreError: a newer agenthub wrote it.
+    """
+    try:
+        read_json(paths.marker)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+@contextmanager
+def new_staging(paths: Paths) -> Iterator[Staging]:
+    """A directory of one's own on the store's file system; gone afterwards.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    open_store(paths)
+    with _staging(paths) as staging:
+        yield staging
+
+
+@contextmanager
+def new_staging_directory(paths: Paths) -> Iterator[str]:
+    """As `new_staging`, for those who need the path only."""
+    with new_staging(paths) as staging:
+        yield staging.path
+
+
+@contextmanager
+def _staging(paths: Paths) -> Iterator[Staging]:
+    path = os.path.join(paths.staging, os.urandom(8).hex())
+    with storing("write", paths.staging):
+        os.makedirs(paths.staging, mode=0o700, exist_ok=True)
+        descriptor = acquire(path + _LOCK)
+    try:
+        with storing("write", paths.staging):
+            os.mkdir(path, 0o700)
+        yield Staging(path, descriptor)
+    finally:
+        try:
+            with storing("clean up", path), suppress(FileNotFoundError):
+                remove_tree(path)
+                os.unlink(path + _LOCK)
+        finally:
+            os.close(descriptor)
+
+
+def sweep(paths: Paths, *, thorough: bool = False) -> list[str]:
+    """Removes what dead processes left: staging directories, and versions without a record.
+
+    Args:
+        paths: of the store.
+        thorough: look through all versions, and not only at those that a staging note names.
+
+    Returns:
+        list[str]: the directories that were removed.
+    """
+    removed: list[str] = []
+    with storing("clean up", paths.home):
+        names = set(_names(paths.staging))
+        for name in sorted(names):
+            path = os.path.join(paths.staging, name)
+            if name.endswith(_LOCK):
+                removed += _sweep_abandoned(paths, path)
+            elif name + _LOCK not in names and not os.path.lexists(path + _LOCK):
+                remove_tree(path)
+                removed.append(path)
+        if thorough:
+            for version_dir in _all_versions(paths):
+                removed += _remove_incomplete(version_dir)
+    return removed
+
+
+def _sweep_abandoned(paths: Paths, lock: str) -> list[str]:
+    descriptor = acquire_abandoned(lock)
+    if descriptor is None:
+        return []
+    try:
+        noted = os.fsdecode(os.pread(descriptor, 8192, 0))
+        removed = []
+        if noted.startswith(paths.versions + os.sep) and os.path.normpath(noted) == noted:
+            removed = _remove_incomplete(noted)
+        path = lock.removesuffix(_LOCK)
+        if os.path.lexists(path):
+            remove_tree(path)
+            removed.append(path)
+        os.unlink(lock)
+        return removed
+    finally:
+        os.close(descriptor)
+
+
+def _remove_incomplete(version_dir: str) -> list[str]:
+    if not os.path.isdir(version_dir) or os.path.lexists(os.path.join(version_dir, RECORD)):
+        return []
+    unused = claim_unused(version_dir)
+    if unused is None:
+        return []
+    with unused:
+        if os.path.lexists(os.path.join(version_dir, RECORD)):
+            return []
+        remove_tree(version_dir)
+    for parent in (os.path.dirname(version_dir), os.path.dirname(os.path.dirname(version_dir))):
+        with suppress(OSError):  # not empty
+            os.rmdir(parent)
+    return [version_dir]
+
+
+def _all_versions(paths: Paths) -> Iterator[str]:
+    for owner in _names(paths.versions):
+        for name in _names(os.path.join(paths.versions, owner)):
+            folder = os.path.join(paths.versions, owner, name)
+            yield from (os.path.join(folder, version) for version in _names(folder))
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []

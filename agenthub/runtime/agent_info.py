@@ -1,0 +1,145 @@
+"""What an agent is, as values: for `info`, for consent at install, and for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from typing import Any
+
+from agenthub.runtime.variables import KNOWN_VARIABLES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from agenthub.manifest import AgentManifest, Method, Parameter
+    from agenthub.runtime.agent_locator import LocatedAgent
+    from agenthub.runtime.agent_runtime import AgentRuntime
+
+_SAMPLES = {"integer": 3, "number": 1.5, "boolean": True, "array": ["a", "b"], "object": {"key": "value"}, "null": None}
+
+
+def describe_agent(runtime: AgentRuntime, agent: LocatedAgent) -> dict[str, Any]:
+    """Everything that a person needs to decide about an agent and to call it.
+
+    Returns:
+        dict: identity (`name version owner description author license tags`), `methods` (each with `parameters`,
+        `returns`, `timeout` in seconds and `example`, a command line), `source`, `commit`, `digest`, `installed_at`,
+        `interpreter`, `dependencies`, `size` (bytes of `code` and `environment`), `limits`, `permissions` (sentences),
+        `variables` (each with `set`), `path`.
+    """
+    from agenthub.runtime.agent_runtime import manifest_document
+
+    manifest, record = agent.manifest, agent.record
+    document = manifest_document(agent)
+    granted = runtime.store.read_grants(agent.owner, agent.name).get("environment", []) if record else []
+    info: dict[str, Any] = {
+        key: document[key]
+        for key in ("name", "version", "description", "author", "license", "tags", "python_version", "interface")
+    }
+    info.update(
+        owner=agent.owner or None,
+        path=agent.directory,
+        installed=record is not None,
+        methods={name: _method(agent, method, document) for name, method in manifest.methods.items()},
+        limits=_limits(runtime, agent),
+        permissions=permission_sentences(manifest),
+        variables=_variables(manifest, record.hints if record else (), granted),
+    )
+    if record is not None:
+        info.update(
+            source=record.source,
+            commit=record.source.get("commit"),
+            digest=record.digest,
+            installed_at=record.installed_at,
+            interpreter=record.interpreter,
+            dependencies=record.dependencies,
+            size=record.size,
+        )
+    return info
+
+
+def _method(agent: LocatedAgent, method: Method, document: dict[str, Any]) -> dict[str, Any]:
+    declared = document["interface"]["methods"][method.name]
+    return {**declared, "example": example_command(agent.call_name, method)}
+
+
+def example_command(call_name: str, method: Method) -> str:
+    """A command line that calls a method with plausible inputs, ready to be pasted."""
+    words = ["agenthub", "run", call_name, method.name]
+    for parameter in method.parameters.values():
+        if parameter.required:
+            words += [f"--{parameter.name.replace('_', '-')}", _sample_text(parameter)]
+    line = " ".join(shlex.quote(word) for word in words)
+    if method.returns.get("type") == "file":
+        extension = str(method.returns.get("media_type", "")).rpartition("/")[2].partition("+")[0]
+        line += f" > {method.name}.{extension or 'out'}"
+    return line
+
+
+def _sample_text(parameter: Parameter) -> str:
+    schema = parameter.schema
+    if parameter.kind != "value":
+        return "FILE" if parameter.kind == "file" else "DIR"
+    if "enum" in schema:
+        value = schema["enum"][0]
+    elif parameter.has_default and parameter.default is not None:
+        value = parameter.default
+    else:
+        kind = schema["type"] if isinstance(schema["type"], str) else schema["type"][0]
+        value = _SAMPLES.get(kind, "…" if kind == "string" else None)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _limits(runtime: AgentRuntime, agent: LocatedAgent) -> dict[str, Any]:
+    method = next(iter(agent.manifest.methods.values()))
+    limits = runtime.limits(agent, method._replace(timeout=None))._asdict()
+    return {key: limits[key] for key in ("timeout", "memory", "cpu", "processes", "output", "file_size")}
+
+
+def _variables(manifest: AgentManifest, hints: Any, granted: list[str]) -> list[dict[str, Any]]:
+    variables = [
+        {**variable._asdict(), "declared": True, "set": variable.name in os.environ, "passed": True}
+        for variable in manifest.environment
+    ]
+    declared = {variable.name for variable in manifest.environment}
+    variables += [
+        {
+            "name": name,
+            "description": "seen in its code" if name in hints else "granted by you",
+            "required": False,
+            "secret": name in KNOWN_VARIABLES and name.endswith(("_KEY", "_ID")),
+            "declared": False,
+            "set": name in os.environ,
+            "passed": name in granted,
+        }
+        for name in dict.fromkeys([*hints, *granted])
+        if name not in declared
+    ]
+    return variables
+
+
+def permission_sentences(manifest: AgentManifest) -> dict[str, list[str]]:
+    """What an agent asks for, in a person's words, and what this version of agenthub does not enforce.
+
+    Returns:
+        dict: `asks`, a list of phrases that follow "may"; `enforced`, what is held to.
+    """
+    asked = manifest.permissions
+    phrases = []
+    if any(
+        parameter.kind != "value" for method in manifest.methods.values() for parameter in method.parameters.values()
+    ):
+        phrases.append("read the files that you name in a run")
+    network = asked.get("network")
+    if network is True:
+        phrases.append("use the network")
+    elif network:
+        phrases.append(f"reach {', '.join(network)} over the network")
+    for key, verb in (("read", "read"), ("write", "write"), ("run", "start")):
+        value = asked.get(key)
+        if value:
+            phrases.append(f"{verb} {'any program' if value is True else ', '.join(value)}")
+    names = [variable.name for variable in manifest.environment] + list(asked.get("environment", ()))
+    if names:
+        phrases.append(f"see {', '.join(dict.fromkeys(names))}")
+    return {"asks": phrases, "enforced": ["timeout", "memory", "output", "environment variables"]}

@@ -1,0 +1,76 @@
+"""From what a person calls an agent (`owner/name`, `name`, a path) to its directory, manifest and record."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from agenthub.config import RECORD
+from agenthub.errors import AgentNotFoundError
+from agenthub.manifest import AgentManifest, read_manifest
+from agenthub.packages.record import InstallRecord, read_record
+from agenthub.packages.store import Store
+
+
+class LocatedAgent(NamedTuple):
+    """An agent that can be run.
+
+    `directory` is the real one, never a link that an upgrade may move; for an agent that is not installed `owner` is
+    empty and `record` None. `name` is the one in the store, which `--as` may have changed.
+    """
+
+    directory: str
+    owner: str
+    name: str
+    manifest: AgentManifest
+    record: InstallRecord | None
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return f"{self.owner}/{self.name}" if self.owner else self.directory
+
+    @property
+    def call_name(self) -> str:
+        """What a person types for it."""
+        if self.owner:
+            return f"{self.owner}/{self.name}"
+        relative = os.path.relpath(self.directory)
+        return relative if relative.startswith("..") else os.path.join(".", relative)
+
+
+def is_path(agent: str) -> bool:
+    """Whether AGENT is meant as a path and not as a name."""
+    return agent in (".", "..", "~") or agent.startswith(("./", "../", "/", "~/"))
+
+
+def locate(store: Store, agent: str, directory: str | None = None) -> LocatedAgent:
+    """Finds an agent.
+
+    Args:
+        store: where names are looked up.
+        agent: `owner/name`, `name` or a path.
+        directory: what a relative path is relative to; None: the working directory.
+
+    Raises:
+        AgentNotFoundError: nothing is called so, or several agents are.
+        InvalidManifestError: a path's manifest is missing or wrong.
+    """
+    if is_path(agent):
+        return locate_directory(os.path.join(directory or os.getcwd(), os.path.expanduser(agent)))
+    owner, name = store.resolve(agent)
+    return locate_directory(store.current_version_dir(owner, name))
+
+
+def locate_directory(path: str) -> LocatedAgent:
+    """The agent in a directory, installed or not."""
+    real = os.path.realpath(path)
+    if not os.path.isdir(real):
+        raise AgentNotFoundError(
+            f"there is no agent directory {path}", suggestion="agenthub list shows what is installed"
+        )
+    if os.path.exists(os.path.join(real, RECORD)):
+        record = read_record(real)
+        return LocatedAgent(real, record.owner, record.name, AgentManifest.from_compiled(record.manifest), record)
+    manifest = read_manifest(real)
+    return LocatedAgent(real, "", manifest.name, manifest, None)

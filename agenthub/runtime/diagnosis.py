@@ -1,0 +1,157 @@
+"""What is right and wrong with this machine and with everything installed; and mending what can be mended."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import NamedTuple
+
+from agenthub.config import format_size
+from agenthub.errors import AgentRuntimeError
+from agenthub.runtime.agent_installer import AgentInstaller
+from agenthub.runtime.agent_locator import locate_directory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from agenthub.runtime.agent_runtime import AgentRuntime
+
+LOW_DISK = 1024**3  # bytes; an environment with a data library takes a few hundred MB
+
+
+class Check(NamedTuple):
+    """One thing that was looked at.
+
+    `state` is `"ok"`, `"warning"` or `"error"`; `remedy` is what would change it.
+    """
+
+    topic: str
+    state: str
+    message: str
+    remedy: str = ""
+
+
+def examine_machine(
+    runtime: AgentRuntime, *, fix: bool = False, on_progress: Callable[[str], None] | None = None
+) -> list[Check]:
+    """Looks at tools, interpreters, store, disk, every agent's environment, and what can be enforced here.
+
+    Args:
+        runtime: whose settings and store are meant.
+        fix: also mends: sweeps what dead processes left, and builds broken environments again.
+        on_progress: called with a line of what is being done.
+    """
+    say = on_progress or (lambda line: None)
+    checks = [
+        *_tools(runtime),
+        *_store(runtime, fix),
+        *_agents(runtime, fix, say),
+        _disk(runtime),
+        *_enforcement(runtime),
+    ]
+    order = {"error": 0, "warning": 1, "ok": 2}
+    return sorted(checks, key=lambda check: order[check.state])
+
+
+def _tools(runtime: AgentRuntime) -> Iterator[Check]:
+    from agenthub.runtime.environment_tools import find_uv, run_tool, tool_environment
+    from agenthub.runtime.interpreters import available_interpreters
+
+    if runtime.environment_manager.use_uv:
+        try:
+            uv = find_uv()
+            grace = runtime.runtime_config.subprocess_timeout
+            version = run_tool([uv, "--version"], cwd="/", env=tool_environment(), timeout=grace).lines
+            yield Check("uv", "ok", f"{version[0] if version else 'uv'}, {uv}")
+        except AgentRuntimeError as error:
+            yield Check("uv", "error", error.message, error.suggestion or "")
+    else:
+        yield Check("uv", "warning", "turned off: virtualenv and pip are used", "agenthub config unset use_uv")
+    try:
+        found = available_interpreters()
+        versions = ", ".join(dict.fromkeys(interpreter.version for interpreter in found))
+        state = "ok" if found else "error"
+        yield Check("python", state, versions or "no interpreter was found", "" if found else "install Python ≥ 3.11")
+    except AgentRuntimeError as error:
+        yield Check("python", "error", error.message, error.suggestion or "")
+    if shutil.which("git") is None:
+        yield Check("git", "warning", "not installed: agents cannot be installed from git", "install git")
+    else:
+        yield Check("git", "ok", "installed")
+
+
+def _store(runtime: AgentRuntime, fix: bool) -> Iterator[Check]:
+    from agenthub.runtime.scratch import base_directory, sweep
+
+    home = runtime.settings.paths.home
+    if not os.path.isdir(home):
+        yield Check("store", "ok", f"{home}: empty")
+        return
+    if not os.access(home, os.W_OK):
+        yield Check(
+            "store", "warning", f"{home} cannot be written: agents run, and none can be installed", f"chmod u+w {home}"
+        )
+        return
+    try:
+        if fix:
+            swept = runtime.store.sweep(thorough=True) + sweep(base_directory())
+            if swept:
+                yield Check("store", "ok", f"removed {len(swept)} leftovers of processes that were killed")
+        runtime.store.list_agents()
+        yield Check("store", "ok", home)
+    except AgentRuntimeError as error:
+        yield Check("store", "error", error.message, error.suggestion or "")
+
+
+def _agents(runtime: AgentRuntime, fix: bool, say: Callable[[str], None]) -> Iterator[Check]:
+    installer = AgentInstaller(runtime)
+    try:
+        entries = runtime.store.list_agents()
+    except AgentRuntimeError:
+        return  # the store's own check says so
+    healthy = 0
+    for entry in entries:
+        label = f"{entry.owner}/{entry.name}"
+        say(f"checking {label}")
+        try:
+            agent = locate_directory(runtime.store.current_version_dir(entry.owner, entry.name))
+            problems = installer.problems(agent, deep=True)
+            if problems and fix:
+                say(f"rebuilding {label}")
+                installer.repair(agent, say)
+                problems = installer.problems(agent, deep=True)
+                if not problems:
+                    yield Check(label, "ok", "its environment was rebuilt")
+        except AgentRuntimeError as error:
+            yield Check(label, "error", error.message, error.suggestion or "install it again, or uninstall it")
+            continue
+        if problems:
+            yield Check(
+                label, "error", f"its environment is broken: {'; '.join(problems[:3])}", "agenthub doctor --fix"
+            )
+        else:
+            healthy += 1
+    yield Check(
+        "agents", "ok" if healthy == len(entries) else "warning", f"{len(entries)} installed, {healthy} healthy"
+    )
+
+
+def _disk(runtime: AgentRuntime) -> Check:
+    place = runtime.settings.paths.home
+    while not os.path.isdir(place):
+        place = os.path.dirname(place)
+    free = shutil.disk_usage(place).free
+    if free < LOW_DISK:
+        return Check(
+            "disk", "warning", f"only {format_size(free)} free at {place}", "agenthub cache clean; uv cache prune"
+        )
+    return Check("disk", "ok", f"{format_size(free)} free")
+
+
+def _enforcement(runtime: AgentRuntime) -> Iterator[Check]:
+    """What a run is held to on this machine: tried, not guessed."""
+    from agenthub.runtime.enforcement import probe
+
+    for guarantee, state, message, remedy in probe():
+        yield Check(f"limits: {guarantee}", state, message, remedy)

@@ -1,0 +1,82 @@
+"""The end of a whole process tree: no member is left, and what we adopted is reaped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from agenthub.runtime.process_tree import is_alive, send_signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from agenthub.runtime.cgroups import Cgroup
+    from agenthub.runtime.process_tree import Member, ProcessTree
+
+KILL_TIMEOUT = 5.0
+_STOP_ROUNDS = 8
+_QUIET_SCANS = 2
+_PAUSE = 0.0005
+
+
+def kill_tree(tree: ProcessTree, root: int, cgroup: Cgroup | None) -> bool:
+    """Kills every member of a run but leaves `root`, the supervisor's own child, unreaped.
+
+    Members are stopped before they are killed, so that they cannot fork away from the sweep; the sweep is repeated
+    until it finds nobody.
+
+    Returns:
+        Whether nobody is left; False after `KILL_TIMEOUT` (a process stuck in the kernel, or one that forks faster).
+    """
+    deadline = time.monotonic() + KILL_TIMEOUT
+    quiet = 0
+    while quiet < _QUIET_SCANS:
+        living, reaped = _scan(tree, root, cgroup)
+        if not living and not reaped:
+            quiet += 1
+            continue
+        quiet = 0
+        if living:
+            if cgroup is not None:
+                cgroup.kill()
+            _stop(tree, root, cgroup, living)
+            for pid in living:
+                send_signal(pid, signal.SIGKILL)
+            time.sleep(_PAUSE)
+        if time.monotonic() > deadline:
+            return False
+    return True
+
+
+def _stop(tree: ProcessTree, root: int, cgroup: Cgroup | None, living: set[int]) -> None:
+    """Stops `living`, and adds whoever they had started meanwhile."""
+    fresh = set(living)
+    for _ in range(_STOP_ROUNDS):
+        for pid in fresh:
+            send_signal(pid, signal.SIGSTOP)
+        fresh = _scan(tree, root, cgroup)[0] - living
+        if not fresh:
+            return
+        living |= fresh
+
+
+def _scan(tree: ProcessTree, root: int, cgroup: Cgroup | None) -> tuple[set[int], int]:
+    """Who lives, and how many were found dead and reaped: a chain of forks shows itself by its dead."""
+    living = set(filter(is_alive, cgroup.members())) if cgroup is not None else set()
+    reaped = 0
+    for member in tree.scan():
+        if not member.zombie:
+            living.add(member.pid)
+        elif member.pid != root:
+            reaped += reap_orphan(member)
+    return living, reaped
+
+
+def reap_orphan(member: Member) -> bool:
+    """Reaps a member that ended as our adopted child; says whether it was one."""
+    if member.parent != os.getpid():
+        return False
+    try:
+        return os.waitpid(member.pid, os.WNOHANG)[0] != 0
+    except ChildProcessError:  # another thread of this program was faster
+        return False

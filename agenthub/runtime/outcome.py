@@ -1,0 +1,164 @@
+"""What a run came to: the result, or one sentence on what went wrong and what to do about it."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+from agenthub.config import format_size
+from agenthub.errors import (
+    AgentRuntimeError,
+    ExecutionError,
+    InterruptedError,
+    MemoryLimitError,
+    OutputLimitError,
+    TimeoutError,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from agenthub.runtime.limits import Limits
+    from agenthub.runtime.protocol import Exchange, Failure
+    from agenthub.runtime.supervisor import Completion
+
+_SHOWN_LOG = 20
+# How runtimes say, in the last lines of a log, that they got no memory.
+_OUT_OF_MEMORY = ("MemoryError", "std::bad_alloc", "heap out of memory", "Cannot allocate memory", "out of memory")
+_SIGNALS = {
+    signal.SIGSEGV: "a segmentation fault",
+    signal.SIGABRT: "it aborted itself",
+    signal.SIGKILL: "somebody killed it; perhaps the system, for want of memory",
+    signal.SIGILL: "an illegal instruction",
+    signal.SIGBUS: "a bus error",
+    signal.SIGFPE: "an arithmetic error",
+    signal.SIGXFSZ: "a file grew over its cap",
+}
+
+
+def result_of(agent: str, completion: Completion, exchange: Exchange, limits: Limits) -> Any:
+    """The result of a run that has ended.
+
+    Args:
+        agent: its name, the subject of every sentence.
+        completion: how its processes ended.
+        exchange: what it said.
+        limits: the caps that it ran under.
+
+    Raises:
+        AgentRuntimeError: it did not give one; says why.
+    """
+    reply = exchange.reply
+    answered = reply is not None and (exchange.interactive or completion.reason == "exited")
+    if completion.reason != "exited" and not (answered and completion.reason == "timeout"):
+        raise _killed(agent, completion, limits)
+    if reply is None:
+        raise _unanswered(agent, completion, exchange, limits)
+    if reply.failure is not None:
+        raise _failed(agent, reply.failure, completion, limits)
+    return reply.value
+
+
+def oddities(completion: Completion, exchange: Exchange) -> list[str]:
+    """What is odd about a run that gave a result."""
+    warnings = list(exchange.warnings)
+    if completion.status and not exchange.interactive:
+        warnings.append(f"gave a result, but ended with exit code {completion.status}")
+    if completion.signal is not None:
+        warnings.append(f"gave a result, but did not end by itself ({_signal_name(completion.signal)})")
+    if completion.survivors:
+        warnings.append("left a process that could not be killed")
+    return warnings
+
+
+def _killed(agent: str, completion: Completion, limits: Limits) -> AgentRuntimeError:
+    after = f"after {completion.wall:.1f} s"
+    details = _details(completion)
+    if completion.reason == "timeout":
+        return TimeoutError(
+            f"{agent} was killed: it was still running at its deadline of {limits.timeout:g} s",
+            suggestion=f"more time: --timeout {2 * (limits.timeout or 0):g}",
+            details=details,
+        )
+    if completion.reason == "memory":
+        return _memory_error(agent, completion, limits)
+    if completion.reason == "cancelled":
+        return InterruptedError(f"{agent} was stopped {after}", details=details)
+    if completion.reason == "output":
+        return OutputLimitError(
+            f"{agent} was killed: it wrote more than the {format_size(limits.output)} that it may write",
+            suggestion="raise `limits.output` in its manifest, or let it write a file",
+            details=details,
+        )
+    if completion.error is not None:
+        error = completion.error
+        return type(error)(f"{agent}: {error.message}", suggestion=error.suggestion, details=details)
+    cap = f"{limits.cpu:g} s of CPU time" if completion.reason == "cpu" else f"{limits.processes} processes and threads"
+    return ExecutionError(
+        f"{agent} was killed {after}: it used more than its cap of {cap}",
+        suggestion=f"raise `limits.{completion.reason}` in its manifest",
+        details=details,
+    )
+
+
+def _memory_error(agent: str, completion: Completion, limits: Limits) -> MemoryLimitError:
+    cap = limits.memory or 0
+    if completion.reason == "memory":
+        used = format_size(max(completion.peak_memory, cap))
+        what = f"was killed: it used {used} of its {format_size(cap)} memory cap after {completion.wall:.1f} s"
+    else:
+        what = f"ran out of memory: its memory cap is {format_size(cap)}"
+    return MemoryLimitError(
+        f"{agent} {what}",
+        suggestion=f"more: --memory {format_size(2 * cap).replace(' ', '')}",
+        details=_details(completion),
+    )
+
+
+def _failed(agent: str, failure: Failure, completion: Completion, limits: Limits) -> AgentRuntimeError:
+    if failure.kind.endswith("MemoryError") and limits.memory is not None:
+        return _memory_error(agent, completion, limits)
+    named = failure.kind and failure.kind != "ExecutionError" and not failure.message.startswith(failure.kind)
+    message = f"{failure.kind}: {failure.message}" if named else failure.message
+    return ExecutionError(message, details=_details(completion))
+
+
+def _unanswered(agent: str, completion: Completion, exchange: Exchange, limits: Limits) -> AgentRuntimeError:
+    failed = completion.status != 0
+    if failed and limits.memory is not None and _ran_out_of_memory(completion):
+        return _memory_error(agent, completion, limits)
+    if completion.signal is not None:
+        known = _SIGNALS.get(signal.Signals(completion.signal)) if completion.signal < signal.SIGRTMIN else None
+        meaning = f" ({known})" if known else ""
+        message = f"{agent} died of {_signal_name(completion.signal)}{meaning} without a result"
+    elif exchange.complaint is not None:
+        message = f"{agent} gave no result: {exchange.complaint.message}"
+    elif failed:
+        message = f"{agent} ended with exit code {completion.status} without a result"
+    else:
+        wrote = "its output holds none" if completion.output else "it wrote nothing"
+        message = f"{agent} ended without a result: {wrote}"
+    return ExecutionError(message, suggestion=_advice(exchange), details=_details(completion))
+
+
+def _advice(exchange: Exchange) -> str | None:
+    if exchange.interactive:
+        return None
+    if getattr(exchange, "argument", "") is None:
+        size = format_size(len(exchange.request))
+        return f"its input of {size} is too long for an argument and came on standard input; it may not read that"
+    return 'a result is one line of JSON on stdout: {"result": …} or {"error": "…"}'
+
+
+def _ran_out_of_memory(completion: Completion) -> bool:
+    return any(mark in line for line in completion.log[-5:] for mark in _OUT_OF_MEMORY)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
+
+
+def _details(completion: Completion) -> tuple[str, ...]:
+    return completion.log[-_SHOWN_LOG:]

@@ -1,0 +1,291 @@
+"""One run: a process tree, its bytes, its deadline, its death. One selector loop drives it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import time
+from typing import NamedTuple
+
+from agenthub.errors import AgentRuntimeError
+from agenthub.runtime.cgroups import make_cgroup
+from agenthub.runtime.kill import kill_tree
+from agenthub.runtime.launch import OPEN_GATE, Launch, apply_rlimits, start_gated
+from agenthub.runtime.pipes import Pipes
+from agenthub.runtime.process_tree import open_tree
+from agenthub.runtime.subreaper import Subreaper
+from agenthub.runtime.watch import Watch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Sequence
+
+    from agenthub.runtime.cancellation import Cancellation
+    from agenthub.runtime.cgroups import Cgroup
+    from agenthub.runtime.limits import Limits
+    from agenthub.runtime.lines import Log
+    from agenthub.runtime.process_tree import ProcessTree
+    from agenthub.runtime.protocol import Exchange
+
+__all__ = ["Completion", "Launch", "supervise"]
+
+TERM_GRACE = 0.5  # seconds between SIGTERM and SIGKILL at most: whoever ignores the first wins no time
+
+
+class Completion(NamedTuple):
+    """How a run ended.
+
+    Attributes:
+        reason: `exited`; or why it was killed: `timeout memory cpu processes output cancelled protocol`.
+        status: exit status; None where a signal ended it, or where the embedding program reaped it first.
+        signal: number of the signal that ended it, or None.
+        error: what the agent broke, where the reason is `protocol`.
+        wall, cpu: seconds.
+        peak_memory: bytes, of the whole tree.
+        output: bytes of stdout and stderr.
+        log: the newest log lines.
+        survivors: whether a process could not be killed.
+    """
+
+    reason: str
+    status: int | None
+    signal: int | None
+    error: AgentRuntimeError | None
+    wall: float
+    cpu: float
+    peak_memory: int
+    output: int
+    log: tuple[str, ...]
+    survivors: bool
+
+
+def supervise(
+    launch: Launch,
+    exchange: Exchange,
+    limits: Limits,
+    log: Log,
+    *,
+    cancellations: Sequence[Cancellation] = (),
+    cgroup_factory: Callable[[int | None, int | None], Cgroup | None] = make_cgroup,
+    tree_factory: Callable[[int, str, int | None], ProcessTree] = open_tree,
+) -> Completion:
+    """Runs a program to its end, or to its limit, and leaves no process of it behind.
+
+    Args:
+        launch: what to run.
+        exchange: what to ask it; holds the answer afterwards.
+        limits: its caps.
+        log: takes its log.
+        cancellations: any of these stops the run.
+        cgroup_factory: makes the run's cgroup from a memory and a task cap; may return None.
+        tree_factory: opens its process tree.
+
+    Raises:
+        EnvironmentError: it cannot be started.
+    """
+    with Subreaper():
+        run = _Run(launch, exchange, limits, log, cancellations)
+        try:
+            run.start(cgroup_factory, tree_factory)
+            run.loop()
+            return run.conclude()
+        finally:
+            run.destroy()
+
+
+class _Run:
+    def __init__(
+        self,
+        launch: Launch,
+        exchange: Exchange,
+        limits: Limits,
+        log: Log,
+        cancellations: Sequence[Cancellation],
+    ) -> None:
+        self._launch = launch
+        self._exchange = exchange
+        self._limits = limits
+        self._log = log
+        self._cancellations = cancellations
+        self._reason = "exited"
+        self._error: AgentRuntimeError | None = None
+        self._kill_at: float | None = None
+        self._tree: ProcessTree | None = None
+        self._cgroup: Cgroup | None = None
+        self._pipes: Pipes | None = None
+        self._pidfd = -1
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pid = 0
+        self._noted = 0
+
+    def start(
+        self,
+        cgroup_factory: Callable[[int | None, int | None], Cgroup | None],
+        tree_factory: Callable[[int, str, int | None], ProcessTree],
+    ) -> None:
+        self._started = time.monotonic()
+        # The kernel hands our own peak on to what we start, as a floor under its figure.
+        self._inherited_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        self._process = start_gated(self._launch)
+        pid = self._pid = self._process.pid
+        self._tree = tree_factory(pid, self._launch.run_id, apply_rlimits(pid, self._limits))
+        self._cgroup = self._join_cgroup(pid, cgroup_factory)
+        self._watch = Watch(self._tree, pid, self._limits, self._cgroup)
+        wake = [cancellation.fileno() for cancellation in self._cancellations]
+        if hasattr(os, "pidfd_open"):
+            self._pidfd = os.pidfd_open(pid)
+            wake.append(self._pidfd)
+        self._pipes = Pipes(self._process, self._exchange, self._log, wake)
+        self._pipes.send(OPEN_GATE + self._exchange.request)
+
+    def _join_cgroup(
+        self, pid: int, cgroup_factory: Callable[[int | None, int | None], Cgroup | None]
+    ) -> Cgroup | None:
+        cgroup = cgroup_factory(self._limits.memory, self._limits.processes)
+        if cgroup is not None:
+            try:
+                cgroup.add(pid)
+            except OSError:  # made but not joinable: polling does it then
+                cgroup.remove()
+                return None
+        return cgroup
+
+    def loop(self) -> None:
+        """Until the first process has ended."""
+        assert self._pipes is not None
+        while not self._has_ended():
+            try:
+                self._pipes.wait(self._patience())
+            except AgentRuntimeError as error:
+                self._error = error
+                self._stop("protocol")
+            self._check()
+            if self._kill_at is not None and time.monotonic() >= self._kill_at:
+                return
+
+    def _has_ended(self) -> bool:
+        try:
+            return os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:  # SIGCHLD is ignored here, or someone else reaped it
+            return True
+
+    def _patience(self) -> float:
+        due = [self._watch.due]
+        if self._kill_at is not None:
+            due.append(self._kill_at)
+        elif self._limits.timeout is not None:
+            due.append(self._started + self._limits.timeout)
+        return max(0.0, min(due) - time.monotonic())
+
+    def _check(self) -> None:
+        assert self._pipes is not None
+        now = time.monotonic()
+        if self._pipes.received != self._noted:  # whoever speaks is often about to end
+            self._noted = self._pipes.received
+            self._watch.note_peak()
+        if any(cancellation.cancelled for cancellation in self._cancellations):
+            self._stop("cancelled")
+        if self._pipes.received > self._limits.output:
+            self._stop("output")
+        if self._limits.timeout is not None and now - self._started >= self._limits.timeout:
+            self._stop("timeout")
+        if now >= self._watch.due:
+            reason = self._watch.poll()
+            if reason is not None:
+                self._stop(reason)
+        if self._exchange.interactive and self._exchange.reply is not None:
+            self._let_go(now)
+
+    def _let_go(self, now: float) -> None:
+        """It has answered: it may end by itself, for a while."""
+        if self._kill_at is None and self._pipes is not None:
+            self._watch.note_peak()
+            self._pipes.close_stdin()
+            self._kill_at = now + self._limits.grace
+
+    def _stop(self, reason: str) -> None:
+        """The first reason counts. Who is merely late or unwanted is asked first; who takes too much is not."""
+        if self._reason != "exited":
+            return
+        self._reason = reason
+        patience = 0.0
+        if reason in ("timeout", "cancelled") and self._pipes is not None:
+            patience = min(self._limits.grace, TERM_GRACE)
+            self._pipes.send(self._exchange.farewell)
+            os.killpg(self._pid, signal.SIGTERM)  # not reaped, so that the number is still its own
+        self._kill_at = time.monotonic() + patience
+
+    def conclude(self) -> Completion:
+        """Kills what is left, takes the rest of the output, and tells how it went."""
+        assert self._pipes is not None
+        wall = time.monotonic() - self._started
+        self._watch.note_peak()
+        survivors = not self._kill()
+        if self._reason == "exited" and self._watch.oom_killed():
+            self._reason = "memory"
+        status, number, cpu, peak = self._reap()
+        if self._reason == "exited" and number == signal.SIGXCPU:
+            self._reason = "cpu"
+        try:
+            self._pipes.drain()
+        except AgentRuntimeError as error:
+            if self._reason == "exited":
+                self._reason, self._error = "protocol", error
+        if self._reason == "exited" and self._pipes.received > self._limits.output:
+            self._reason = "output"
+        return Completion(
+            reason=self._reason,
+            status=status,
+            signal=number,
+            error=self._error,
+            wall=wall,
+            cpu=max(cpu, self._watch.cpu),
+            peak_memory=max(peak, self._watch.peak),
+            output=self._pipes.received,
+            log=self._log.tail,
+            survivors=survivors,
+        )
+
+    def _kill(self) -> bool:
+        assert self._tree is not None
+        return kill_tree(self._tree, self._pid, self._cgroup)
+
+    def _reap(self) -> tuple[int | None, int | None, float, int]:
+        """Exit status, signal, CPU seconds and peak bytes of the first process; None where nobody knows."""
+        process = self._process
+        assert process is not None
+        try:
+            # Never waits for a process that SIGKILL did not end: it is stuck in the kernel.
+            pid, raw, usage = os.wait4(process.pid, os.WNOHANG)
+        except ChildProcessError:
+            pid = 0
+        if pid == 0:
+            process.returncode = 0  # else the module `subprocess` would wait for it in our stead
+            return None, None, 0.0, 0
+        code = process.returncode = os.waitstatus_to_exitcode(raw)
+        peak = usage.ru_maxrss * 1024 if usage.ru_maxrss > self._inherited_peak else 0
+        cpu = usage.ru_utime + usage.ru_stime
+        return (code, None, cpu, peak) if code >= 0 else (None, -code, cpu, peak)
+
+    def destroy(self) -> None:
+        """Whatever happened: nothing of the run is left, no process, no descriptor, no cgroup."""
+        process = self._process
+        if process is not None and process.returncode is None:
+            if self._tree is not None:
+                self._kill()
+                self._reap()
+            else:  # still the gate, which has started nothing
+                process.kill()
+                process.wait()
+        if self._cgroup is not None:
+            self._cgroup.remove()
+        if self._pipes is not None:
+            self._pipes.close()
+        elif process is not None:
+            for file in (process.stdin, process.stdout, process.stderr):
+                if file is not None:
+                    file.close()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)

@@ -1,0 +1,85 @@
+"""What a run's process tree uses while it runs, and when that is too much."""
+
+from __future__ import annotations
+
+import time
+
+from agenthub.runtime.kill import reap_orphan
+from agenthub.runtime.process_tree import peak_rss
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agenthub.runtime.cgroups import Cgroup
+    from agenthub.runtime.limits import Limits
+    from agenthub.runtime.process_tree import Member, ProcessTree
+
+POLL = 0.01  # seconds: 1 GiB touched as fast as possible overshoots a cap by some 15 MiB then
+POLL_WITH_CGROUP = 0.05  # the kernel holds the cap
+_SHARE = 20  # a poll may take 1/20 of the time
+
+
+class Watch:
+    """Polls a tree against its caps; the peak is in `peak` (bytes), the CPU time in `cpu` (seconds).
+
+    Args:
+        tree: whom to look at.
+        root: pid of the first process.
+        limits: `memory`, `cpu` and `processes` count here.
+        cgroup: where the run is in one, it holds the memory cap.
+    """
+
+    def __init__(self, tree: ProcessTree, root: int, limits: Limits, cgroup: Cgroup | None) -> None:
+        self._tree = tree
+        self._root = root
+        self._limits = limits
+        self._cgroup = cgroup
+        self._interval = POLL if cgroup is None else POLL_WITH_CGROUP
+        self.peak = 0
+        self.cpu = 0.0
+        self.due = 0.0
+        """When the next poll is to be made, on the monotonic clock."""
+
+    def poll(self) -> str | None:
+        """Looks once; returns the reason to end the run (`"memory"`, `"cpu"`, `"processes"`), or None."""
+        started = time.monotonic()
+        members = self._tree.scan()
+        for member in members:
+            if member.zombie and member.pid != self._root:
+                reap_orphan(member)
+        reason = self._judge(members)
+        finished = time.monotonic()
+        self.due = finished + max(self._interval, _SHARE * (finished - started))
+        return reason
+
+    def note_peak(self) -> None:
+        """Notes the first process's own peak, which the kernel keeps exactly, while it is there to be asked."""
+        self.peak = max(self.peak, peak_rss(self._root))
+
+    def oom_killed(self) -> bool:
+        """Whether the kernel killed a process of the run for its memory cap."""
+        return self._cgroup is not None and self._cgroup.oom_killed()
+
+    def _judge(self, members: Sequence[Member]) -> str | None:
+        limits = self._limits
+        if self._memory_exceeded(members) or self.oom_killed():
+            return "memory"
+        self.cpu = max(self.cpu, sum(member.cpu for member in members))
+        if limits.cpu is not None and self.cpu > limits.cpu:
+            return "cpu"
+        if limits.processes is not None and sum(member.tasks for member in members) > limits.processes:
+            return "processes"
+        return None
+
+    def _memory_exceeded(self, members: Sequence[Member]) -> bool:
+        """Forks share pages, so that the sum of what is resident is only a first, cheap suspicion."""
+        memory = sum(member.rss for member in members)
+        cap = self._limits.memory
+        suspect = cap is not None and memory > cap
+        if memory <= self.peak and not suspect:
+            return False
+        if suspect or len(members) > 1:
+            memory = min(memory, self._tree.memory(members))
+        self.peak = max(self.peak, memory)
+        return cap is not None and memory > cap and self._cgroup is None
