@@ -245,6 +245,8 @@ class Paths:
         """`grants/<owner>/<name>.json`: what the user allowed an agent."""
         self.cache = join(self.home, "cache")
         """May be deleted at any time: environments and checkouts of agents that are run without installing."""
+        self.workshop = join(self.cache, "workshop")
+        """Where environments are built before they move to their places; uv is faster in a place that it knows."""
         self.logs = join(self.home, "logs")
         self.index = join(self.home, "index.json")
         """A summary of the store for `list`; rebuilt when it is out of date."""

@@ -98,9 +98,23 @@ def init(arguments: argparse.Namespace, output: Output) -> int:
                 file.write(text)
     except OSError as error:
         raise InstallError(f"cannot write to {directory}: {error.strerror}") from None
+    _consent_to_own(directory)
     shown = _as_path(arguments.directory)
     output.note(f"✓ {shown}        next: agenthub run {shown} greet --name you")
     return 0
+
+
+def _consent_to_own(directory: str) -> None:
+    """Whoever had an agent written need not be asked whether it may run."""
+    from contextlib import suppress
+
+    from agenthub.config import Settings
+    from agenthub.errors import StoreError
+    from agenthub.packages.store import Store
+    from agenthub.runtime.uninstalled_agents import ANY_CONTENT
+
+    with suppress(StoreError):
+        Store(Settings().paths).add_consent(os.path.realpath(directory), ANY_CONTENT)
 
 
 def _as_path(directory: str) -> str:

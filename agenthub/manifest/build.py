@@ -29,7 +29,9 @@ def parameter_schema(parameter: dict[str, Any]) -> dict[str, Any]:
         if key not in ("description", "default", "access") and not (key == "required" and isinstance(value, bool))
     }
     declared = schema.get("type", "string")
-    schema["type"] = [TYPE_NAMES[name] for name in declared] if isinstance(declared, list) else TYPE_NAMES[declared]
+    names = declared if isinstance(declared, list) else [declared]
+    types = list(dict.fromkeys(TYPE_NAMES[name] for name in names))
+    schema["type"] = types if len(types) > 1 else types[0]
     for key in ("items", "additionalProperties"):
         if isinstance(schema.get(key), dict):
             schema[key] = _inner_schema(schema[key])
@@ -110,9 +112,18 @@ def _parameter(name: str, declared: dict[str, Any]) -> Parameter:
         has_default="default" in declared,
         default=declared.get("default"),
         schema=parameter_schema(declared),
-        kind=kind if kind in ("file", "directory") else "value",
+        kind=_kind(kind),
         access=declared.get("access", "read"),
     )
+
+
+def _kind(declared: str | list[str]) -> str:
+    """`"file"`, `"directory"`, `"path"` where either will do, else `"value"`."""
+    kinds = {declared} if isinstance(declared, str) else set(declared)
+    if kinds == {"file", "directory"}:
+        return "path"
+    only = kinds.pop() if len(kinds) == 1 else ""
+    return only if only in ("file", "directory") else "value"
 
 
 def _variables(declared: dict[str, Any]) -> tuple[Variable, ...]:

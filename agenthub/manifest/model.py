@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 class Parameter(NamedTuple):
     """One parameter of a method.
 
-    `schema` is JSON Schema with `type` spelt canonically; `kind` is `"file"` or `"directory"` for paths (whose schema
-    is a string's), else `"value"`; `access` says whether a path is read or written.
+    `schema` is JSON Schema with `type` spelt canonically; `kind` is `"file"`, `"directory"` or `"path"` (either)
+    for paths, whose schema is a string's, else `"value"`; `access` says whether a path is read or written.
     """
 
     name: str

@@ -79,7 +79,7 @@ def example_command(call_name: str, method: Method) -> str:
 def _sample_text(parameter: Parameter) -> str:
     schema = parameter.schema
     if parameter.kind != "value":
-        return "FILE" if parameter.kind == "file" else "DIR"
+        return {"file": "FILE", "directory": "DIR", "path": "PATH"}[parameter.kind]
     if "enum" in schema:
         value = schema["enum"][0]
     elif parameter.has_default and parameter.default is not None:

@@ -71,7 +71,10 @@ class AgentRuntime:
         self.runtime_config = RuntimeConfig.from_settings(self.settings)
         self.process_manager = process_manager or ProcessManager(self.runtime_config)
         self.environment_manager = environment_manager or EnvironmentManager(
-            EnvironmentConfig.from_settings(self.settings), self.runtime_config, offline=self.settings["offline"]
+            EnvironmentConfig.from_settings(self.settings),
+            self.runtime_config,
+            offline=self.settings["offline"],
+            workshop=self.settings.paths.workshop,
         )
 
     # the interface document's four methods -----------------------------------------------------------------
@@ -175,6 +178,16 @@ class AgentRuntime:
             outcome = self._explained(agent, outcome)
         return _envelope(agent, method, run_id, outcome)
 
+    def describe_code(self, agent: LocatedAgent) -> dict[str, Any]:
+        """The public callables of an agent's entry point, imported in a process of its own.
+
+        Raises:
+            AgentRuntimeError: it cannot be imported, or its environment cannot be made.
+        """
+        return self.process_manager.describe_agent(
+            agent.directory, manifest=agent.manifest, python=self._python(agent), env=self._declared_variables(agent)
+        )
+
     def limits(self, agent: LocatedAgent, method: Method) -> Limits:
         """The caps of a run: what the user said, else the method's or the manifest's, else the default."""
         limits = merge_limits(Limits.from_config(self.runtime_config), agent.manifest.limits)
@@ -188,6 +201,11 @@ class AgentRuntime:
         if self.settings.is_set("memory"):
             limits = limits._replace(memory=self.settings["memory"] or None)
         return limits
+
+    @staticmethod
+    def _declared_variables(agent: LocatedAgent) -> dict[str, str]:
+        names = [variable.name for variable in agent.manifest.environment]
+        return {name: os.environ[name] for name in names if name in os.environ}
 
     def _granted(self, agent: LocatedAgent) -> list[str]:
         if not agent.owner:

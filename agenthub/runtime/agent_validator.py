@@ -10,7 +10,7 @@ import os
 import shutil
 from typing import NamedTuple
 
-from agenthub.errors import AgentNotFoundError, InvalidManifestError, nearest
+from agenthub.errors import AgentNotFoundError, AgentRuntimeError, InvalidManifestError, nearest
 from agenthub.manifest.reader import examine
 
 TYPE_CHECKING = False
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from agenthub.manifest import AgentManifest, Method
+    from agenthub.runtime.agent_locator import LocatedAgent
+    from agenthub.runtime.agent_runtime import AgentRuntime
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -210,3 +212,19 @@ def _signature_findings(where: str, function: _Function, method: Method, *, boun
             yield Finding(
                 "error", place, f"{method.name} needs {name}, which the manifest leaves optional without a default"
             )
+
+
+def validate_loaded(runtime: AgentRuntime, agent: LocatedAgent) -> list[Finding]:
+    """Compares a manifest with the agent as it is when its entry point is imported in its environment.
+
+    Only the method contract has something to compare; a script is not started.
+    """
+    if agent.manifest.entrypoint.kind != "python":
+        return []
+    where = agent.manifest.entrypoint.target
+    try:
+        described = runtime.describe_code(agent)
+    except AgentRuntimeError as error:
+        return [Finding("error", where, error.message)]
+    missing = [name for name in agent.manifest.methods if name not in described]
+    return [Finding("error", where, f"has no method {name}, which the manifest offers") for name in missing]

@@ -7,6 +7,7 @@ import json
 import os
 
 from agenthub.packages.locks import acquire
+from agenthub.runtime.dependencies import needs_project
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,4 +69,8 @@ def _key(runtime: AgentRuntime, agent: LocatedAgent) -> str:
                 digest.update(name.encode() + b"\0" + file.read() + b"\0")
         except OSError:
             continue
+    if needs_project(agent.directory, manifest):  # its own code is installed, and changes
+        from agenthub.packages.tree import tree_digest
+
+        digest.update(tree_digest(agent.directory).encode())
     return f"{manifest.name.lower()}-{digest.hexdigest()[:16]}"

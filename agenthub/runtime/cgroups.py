@@ -16,14 +16,13 @@ _numbers = itertools.count()
 
 
 class Cgroup(Protocol):
-    """A cgroup of ours."""
+    """A cgroup of ours.
 
-    def add(self, pid: int) -> None:
-        """Moves a process into it, whose descendants then stay there.
+    Attributes:
+        doors: files to which a process writes 0 to enter; its descendants then stay there.
+    """
 
-        Raises:
-            OSError: it may not be moved.
-        """
+    doors: tuple[str, ...]
 
     def members(self) -> list[int]:
         """The pids inside."""
@@ -77,10 +76,7 @@ class CgroupV1:
         except OSError:
             self.remove()
             raise
-
-    def add(self, pid: int) -> None:
-        for directory in filter(None, (self._memory, self._pids)):
-            _write(directory, "cgroup.procs", pid)
+        self.doors = tuple(f"{directory}/tasks" for directory in (self._memory, self._pids) if directory)
 
     def members(self) -> list[int]:
         return _pids(self._memory)
@@ -110,9 +106,7 @@ class CgroupV2:
         except OSError:
             self.remove()
             raise
-
-    def add(self, pid: int) -> None:
-        _write(self._directory, "cgroup.procs", pid)
+        self.doors: tuple[str, ...] = (f"{self._directory}/cgroup.procs",)
 
     def members(self) -> list[int]:
         return _pids(self._directory)

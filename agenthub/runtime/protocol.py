@@ -102,7 +102,7 @@ class ScriptExchange:
         request: dict[str, Any] = {"method": method, "parameters": parameters}
         if tool_context is not None:
             request["tool_context"] = tool_context
-        self.request = _encode(request)
+        self.request = _encode(request, ascii_only=True)  # an argument must survive any locale
         self.argument = self.request.decode("ascii") if len(self.request) <= MAX_ARGUMENT else None
         """The request as the agent's argument; None where it is too long for one."""
         self.reply: Reply | None = None
@@ -301,9 +301,9 @@ def _refuse(message: dict[str, Any]) -> bytes:
     return _encode({"jsonrpc": "2.0", "id": request, "error": error}) + b"\n"
 
 
-def _encode(value: Any) -> bytes:
+def _encode(value: Any, *, ascii_only: bool = False) -> bytes:
     try:
-        return json.dumps(value, allow_nan=False, separators=(",", ":")).encode("ascii")
+        return json.dumps(value, allow_nan=False, ensure_ascii=ascii_only, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInputError(f"the parameters are not JSON: {error}") from None
 

@@ -128,10 +128,10 @@ class _Run:
         self._started = time.monotonic()
         # The kernel hands our own peak on to what we start, as a floor under its figure.
         self._inherited_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        self._process = start_gated(self._launch)
+        self._cgroup = cgroup_factory(self._limits.memory, self._limits.processes)
+        self._process = start_gated(self._launch, self._cgroup.doors if self._cgroup is not None else ())
         pid = self._pid = self._process.pid
         self._tree = tree_factory(pid, self._launch.run_id, apply_rlimits(pid, self._limits))
-        self._cgroup = self._join_cgroup(pid, cgroup_factory)
         self._watch = Watch(self._tree, pid, self._limits, self._cgroup)
         wake = [cancellation.fileno() for cancellation in self._cancellations]
         if hasattr(os, "pidfd_open"):
@@ -139,18 +139,6 @@ class _Run:
             wake.append(self._pidfd)
         self._pipes = Pipes(self._process, self._exchange, self._log, wake)
         self._pipes.send(OPEN_GATE + self._exchange.request)
-
-    def _join_cgroup(
-        self, pid: int, cgroup_factory: Callable[[int | None, int | None], Cgroup | None]
-    ) -> Cgroup | None:
-        cgroup = cgroup_factory(self._limits.memory, self._limits.processes)
-        if cgroup is not None:
-            try:
-                cgroup.add(pid)
-            except OSError:  # made but not joinable: polling does it then
-                cgroup.remove()
-                return None
-        return cgroup
 
     def loop(self) -> None:
         """Until the first process has ended."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agenthub.runtime.agent_runtime import AgentRuntime
 
 # A directory is consented to by its place: whoever edits an agent there is not asked after each change.
-_ANY_CONTENT = "directory"
+ANY_CONTENT = "directory"
 
 
 def prepare(
@@ -43,15 +43,16 @@ def prepare(
     """
     spec = parse_spec(text)
     if spec.kind == "directory":
-        agent, content = locate_directory(spec.location), _ANY_CONTENT
+        agent, content = locate_directory(spec.location), ANY_CONTENT
     else:
         agent, content = _from_cache(runtime, spec, on_progress)
     if agent.record is not None:
         return agent
-    if not runtime.store.has_consent(spec.location, content):
+    place = os.path.realpath(spec.location) if spec.kind == "directory" else spec.location
+    if not runtime.store.has_consent(place, content):
         consent(agent, spec)
         with contextlib.suppress(StoreError):  # a home that cannot be written: asked again the next time
-            runtime.store.add_consent(spec.location, content)
+            runtime.store.add_consent(place, content)
     from agenthub.runtime.agent_runtime import needs_python
 
     venv = os.path.join(agent.directory, runtime.environment_manager.config.venv_location)

@@ -27,7 +27,7 @@ class Watch:
         tree: whom to look at.
         root: pid of the first process.
         limits: `memory`, `cpu` and `processes` count here.
-        cgroup: where the run is in one, it holds the memory cap.
+        cgroup: the one that the run is to enter, if any; it holds the memory cap then, and polls are fewer.
     """
 
     def __init__(self, tree: ProcessTree, root: int, limits: Limits, cgroup: Cgroup | None) -> None:
@@ -35,7 +35,6 @@ class Watch:
         self._root = root
         self._limits = limits
         self._cgroup = cgroup
-        self._interval = POLL if cgroup is None else POLL_WITH_CGROUP
         self.peak = 0
         self.cpu = 0.0
         self.due = 0.0
@@ -50,7 +49,9 @@ class Watch:
                 reap_orphan(member)
         reason = self._judge(members)
         finished = time.monotonic()
-        self.due = finished + max(self._interval, _SHARE * (finished - started))
+        inside = self._cgroup is not None and self._cgroup.members()
+        interval = POLL_WITH_CGROUP if inside else POLL
+        self.due = finished + max(interval, _SHARE * (finished - started))
         return reason
 
     def note_peak(self) -> None:
@@ -82,4 +83,4 @@ class Watch:
         if suspect or len(members) > 1:
             memory = min(memory, self._tree.memory(members))
         self.peak = max(self.peak, memory)
-        return cap is not None and memory > cap and self._cgroup is None
+        return cap is not None and memory > cap

@@ -28,7 +28,8 @@ class DataAnalyst:
             file: Path of the file.
 
         Returns:
-            `rows` (count) and `columns`: for each `name`, `type`, `nulls` and `distinct`; numbers have `min`, `max`,
+            `rows` (count), `estimated` (whether distinct counts and quartiles are, as above a million rows) and
+            `columns`: for each `name`, `type`, `nulls` and `distinct`; numbers have `min`, `max`,
             `mean`, `std` and quartiles (of finite values), dates `min` and `max`, texts `top`: the most frequent ones.
 
         Raises:

@@ -7,7 +7,7 @@ from typing import Any
 from json_values import to_json
 from table import Table, quote_identifier
 
-EXACT_DISTINCT_ROWS = 1_000_000  # above, distinct values are estimated: an exact count keeps them all in memory
+EXACT_ROWS = 1_000_000  # above, distinct values and quartiles are estimated: the exact ones keep all values in memory
 TOP_VALUES = 5
 
 FINITE = "CASE WHEN isfinite({0}::DOUBLE) THEN {0} END"
@@ -16,17 +16,15 @@ NUMBER_STATISTICS = {
     "max": "max({0})",
     "mean": "avg({0})",
     "std": "stddev_samp({0})",
-    "q25": "quantile_cont({0}, 0.25)",
-    "median": "quantile_cont({0}, 0.5)",
-    "q75": "quantile_cont({0}, 0.75)",
 }
+QUARTILES = {"q25": 0.25, "median": 0.5, "q75": 0.75}
 RANGE_STATISTICS = {"min": "min({0})", "max": "max({0})"}
 
 
 def profile_table(table: Table) -> dict[str, Any]:
-    """`rows`, `distinct_is_estimated` and `columns` of a table; see `DataAnalyst.profile`."""
+    """`rows`, `estimated` and `columns` of a table; see `DataAnalyst.profile`."""
     rows = table.fetch("SELECT count(*) FROM data")[0][0]
-    estimated = rows > EXACT_DISTINCT_ROWS
+    estimated = rows > EXACT_ROWS
     expressions = {name: _expressions(table, name, estimated) for name in table.columns}
     flat = [sql for column in expressions.values() for sql in column.values()]
     values = iter(table.fetch(f"SELECT {', '.join(flat)} FROM data")[0])
@@ -36,7 +34,7 @@ def profile_table(table: Table) -> dict[str, Any]:
         if type_name in ("VARCHAR", "BOOLEAN"):
             statistics["top"] = _top(table, name)
         columns.append({"name": name, "type": type_name, **statistics})
-    return {"rows": rows, "distinct_is_estimated": estimated, "columns": columns}
+    return {"rows": rows, "estimated": estimated, "columns": columns}
 
 
 def _expressions(table: Table, name: str, estimated: bool) -> dict[str, str]:
@@ -46,6 +44,8 @@ def _expressions(table: Table, name: str, estimated: bool) -> dict[str, str]:
     if table.is_numeric(name):
         finite = FINITE.format(column)
         expressions |= {key: sql.format(finite) for key, sql in NUMBER_STATISTICS.items()}
+        quantile = "approx_quantile" if estimated else "quantile_cont"
+        expressions |= {key: f"{quantile}({finite}, {fraction})" for key, fraction in QUARTILES.items()}
     elif table.columns[name].startswith(("DATE", "TIME")):
         expressions |= {key: sql.format(column) for key, sql in RANGE_STATISTICS.items()}
     return expressions

@@ -42,7 +42,8 @@ print(json.dumps({{"result": request["method"]}}))
 def main() -> int:
     with tempfile.TemporaryDirectory() as work:
         env = {**os.environ, "AGENTHUB_HOME": os.path.join(work, "home"), "CI": "1"}
-        trivial = write_agent(work, "trivial", "agent:go", "[]", "def go():\n    return 1\n")
+        env.pop("PYTHONDONTWRITEBYTECODE", None)  # users have their bytecode cached
+        trivial = write_agent(work, "trivial", "agent", "[]", "def go():\n    return 1\n")
         heavy = write_agent(work, "heavy", "agent.py", "[openai]", SCRIPT.format(imports="import openai"))
         run_checked([AGENTHUB, "install", "--yes", trivial, heavy], env)
         rows = [

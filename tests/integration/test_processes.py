@@ -113,7 +113,7 @@ def test_an_agent_that_cannot_read_a_large_request_is_told_so(tmp_path):
 
 
 def test_never_reading_the_input_is_fine(tmp_path):
-    answer = run_script(tmp_path, 'print(\'{"result": 1}\')', {"x": "y" * 8 * MB})
+    answer = run_script(tmp_path, "print('{\"result\": 1}')", {"x": "y" * 8 * MB})
     assert answer["result"] == 1
 
 
@@ -127,11 +127,11 @@ def test_closing_stdin_early_is_fine(tmp_path):
     [
         ("pass", "ended without a result: it wrote nothing"),
         ("print('garbage')", "ended without a result: its output holds none"),
-        ('print(\'{"result": [1, 2\')', "the result is not JSON"),
+        ("print('{\"result\": [1, 2')", "the result is not JSON"),
         ("print('{\"result\": NaN}')", "NaN is no JSON number"),
         ("print('{\"result\": 1e999}')", "too large for a float"),
         ('print(\'{"result": "\\\\ud800"}\')', "lone surrogate"),
-        ("import os; os.write(1, b'{\"result\": \"\\xff\"}')", "not valid UTF-8"),
+        ('import os; os.write(1, b\'{"result": "\\xff"}\')', "not valid UTF-8"),
         ("print('{\"result\": ' + '['*100000 + ']'*100000 + '}')", "nested too deeply"),
         ("print('{\"result\": ' + '7'*5000 + '}')", "4,300 digits"),
         ("raise SystemExit(7)", "ended with exit code 7 without a result"),
@@ -151,13 +151,13 @@ def test_bad_output_is_an_execution_error(tmp_path, code, error):
 
 
 def test_the_last_of_two_results_counts(tmp_path):
-    answer = run_script(tmp_path, 'print(\'{"result": 1}\'); print(\'{"result": 2}\')')
+    answer = run_script(tmp_path, "print('{\"result\": 1}'); print('{\"result\": 2}')")
     assert answer["result"] == 2
     assert answer["warnings"] == ["wrote 2 results; the last one counts"]
 
 
 def test_a_result_with_an_exit_status_is_a_success_with_a_warning(tmp_path):
-    answer = run_script(tmp_path, 'print(\'{"result": 1}\'); raise SystemExit(3)')
+    answer = run_script(tmp_path, "print('{\"result\": 1}'); raise SystemExit(3)")
     assert answer["result"] == 1
     assert answer["warnings"] == ["gave a result, but ended with exit code 3"]
 
@@ -272,7 +272,11 @@ def test_several_at_once_from_threads_stay_apart_and_leave_nothing():
     results = {}
 
     def run(number):
-        code = f"import json, os; os.spawnlp(os.P_NOWAIT, 'sleep', 'sleep', '60'); print(json.dumps({{'result': {number}}}))"
+        code = f"""
+        import json, os
+        os.spawnlp(os.P_NOWAIT, 'sleep', 'sleep', '60')
+        print(json.dumps({{'result': {number}}}))
+        """
         completion, exchange = supervised(code, run_id=f"run-{number}")
         results[number] = (completion.reason, exchange.reply.value)
 
