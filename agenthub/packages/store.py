@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from agenthub.config import Paths
 from agenthub.errors import AgentNotFoundError, StoreError, nearest
+from agenthub.packages.files import storing
 from agenthub.packages.locks import Hold, claim_unused, hold
 from agenthub.packages.names import is_name
 from agenthub.packages.record import InstallRecord, read_record
@@ -191,6 +193,11 @@ class Store:
         from agenthub.packages import changes
 
         changes.activate(self.paths, version_dir)
+
+    def forget_summary(self) -> None:
+        """After a record was rewritten in its place, which the summary of all agents does not notice."""
+        with storing("clean up", self.paths.index), suppress(FileNotFoundError):
+            os.unlink(self.paths.index)
 
     def remove_version(self, version_dir: str) -> bool:
         """Removes a version that is not current; False while a run uses it."""

@@ -188,6 +188,7 @@ class AgentInstaller:
         with self.store.agent_lock(record.owner, record.name):
             environment = self.environments.build(agent.directory, agent.manifest, on_progress=on_progress)
             self.store.complete_version(agent.directory, record._replace(**_environment_fields(record, environment)))
+            self.store.forget_summary()
 
 
 def _manifest(tree: str, spec: Spec) -> AgentManifest:

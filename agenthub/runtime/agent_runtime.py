@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from agenthub.config import EnvironmentConfig, RuntimeConfig, Settings
-from agenthub.errors import EnvironmentError, MethodNotFoundError, nearest
+from agenthub.errors import AgentNotFoundError, EnvironmentError, MethodNotFoundError, nearest
 from agenthub.manifest.inputs import check_inputs
 from agenthub.packages.locks import hold
 from agenthub.packages.store import Store
@@ -20,7 +21,7 @@ from agenthub.runtime.variables import run_variables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from agenthub.manifest import Method
     from agenthub.runtime.cancellation import Cancellation
@@ -147,15 +148,17 @@ class AgentRuntime:
         self, agent: LocatedAgent, method_name: str, parameters: Mapping[str, Any], options: RunOptions
     ) -> dict[str, Any]:
         """`execute_agent` for an agent that was located already."""
-        method = find_method(agent, method_name)
+        with self._held(agent) as agent:
+            return self._run(agent, find_method(agent, method_name), parameters, options)
+
+    def _run(
+        self, agent: LocatedAgent, method: Method, parameters: Mapping[str, Any], options: RunOptions
+    ) -> dict[str, Any]:
         arguments = check_inputs(method, parameters, options.directory or os.getcwd())
         variables = run_variables(agent.manifest, options.variables, self._granted(agent), os.environ)
         limits = self.limits(agent, method)
         run_id = os.urandom(6).hex()
-        with (
-            hold(agent.directory),
-            scratch_directory(run_id, self.runtime_config.cleanup_interval) as scratch,
-        ):
+        with scratch_directory(run_id, self.runtime_config.cleanup_interval) as scratch:
             outcome = self.process_manager.execute_agent(
                 agent.directory,
                 method.name,
@@ -177,6 +180,21 @@ class AgentRuntime:
         if outcome.get("error_type") == "ExecutionError":
             outcome = self._explained(agent, outcome)
         return _envelope(agent, method, run_id, outcome)
+
+    @contextmanager
+    def _held(self, agent: LocatedAgent) -> Iterator[LocatedAgent]:
+        """Keeps an installed version from being removed; takes the newer one where it was removed just now."""
+        held = None
+        with suppress(AgentNotFoundError):
+            held = hold(agent.directory)
+        if (held is None or not held.held) and agent.record is not None and not os.path.isdir(agent.directory):
+            place, held = self.store.hold_current(agent.owner, agent.name)
+            agent = locate_directory(place)
+        try:
+            yield agent
+        finally:
+            if held is not None:
+                held.close()
 
     def describe_code(self, agent: LocatedAgent) -> dict[str, Any]:
         """The public callables of an agent's entry point, imported in a process of its own.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 POLL = 0.01  # seconds: 1 GiB touched as fast as possible overshoots a cap by some 15 MiB then
 POLL_WITH_CGROUP = 0.05  # the kernel holds the cap
-_SHARE = 20  # a poll may take 1/20 of the time
+_SHARE = 10  # a poll may take a tenth of the time
 
 
 class Watch:
@@ -60,7 +60,10 @@ class Watch:
 
     def oom_killed(self) -> bool:
         """Whether the kernel killed a process of the run for its memory cap."""
-        return self._cgroup is not None and self._cgroup.oom_killed()
+        killed = self._cgroup is not None and self._cgroup.oom_killed()
+        if killed:  # which no poll can have seen
+            self.peak = max(self.peak, self._limits.memory or 0)
+        return killed
 
     def _judge(self, members: Sequence[Member]) -> str | None:
         limits = self._limits
