@@ -45,13 +45,15 @@ def run_method(tmp_path, code, parameters=None, entrypoint="agent:Agent", **opti
     return ProcessManager().execute_agent(path, "go", parameters or {}, **options)
 
 
-def supervised(code, limits=None, cwd="/", run_id="test", argv=None, **options):
+def supervised(code, limits=None, cwd="/", run_id=None, argv=None, **options):
     """Runs `python -c code` under a supervisor: its completion and its exchange."""
     limits = limits or Limits(timeout=30)
     log = Log(options.pop("on_log", None))
     exchange = ScriptExchange("go", options.pop("parameters", {}), log, limits.result)
     argv = argv or (sys.executable, "-I", "-c", textwrap.dedent(code))
-    launch = Launch(tuple(argv), {"PATH": os.environ["PATH"], **options.pop("env", {})}, str(cwd), run_id)
+    launch = Launch(
+        tuple(argv), {"PATH": os.environ["PATH"], **options.pop("env", {})}, str(cwd), run_id or os.urandom(8).hex()
+    )
     return supervise(launch, exchange, limits, log, **options), exchange
 
 

@@ -277,7 +277,7 @@ def test_several_at_once_from_threads_stay_apart_and_leave_nothing():
         os.spawnlp(os.P_NOWAIT, 'sleep', 'sleep', '60')
         print(json.dumps({{'result': {number}}}))
         """
-        completion, exchange = supervised(code, run_id=f"run-{number}")
+        completion, exchange = supervised(code, run_id=f"run-{os.getpid()}-{number}")
         results[number] = (completion.reason, exchange.reply.value)
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(6)]

@@ -93,7 +93,6 @@ def test_no_survivor_with_psutil(tmp_path, survivor):
     supervised(
         "",
         argv=argv,
-        run_id=f"psutil-{os.getpid()}",
         cgroup_factory=no_cgroup,
         tree_factory=lambda root, run_id, mark: PsutilTree(root, run_id),
     )
