@@ -11,15 +11,14 @@ import pytest
 from agenthub.cli import app
 from tests.support import Finished
 
-_SILENCED = ("AGENTHUB_", "OPENAI_", "UV_", "PIP_")
+_SILENCED = ("AGENTHUB_", "OPENAI_", "ANTHROPIC_")
 
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch, tmp_path):
     """A store of the test's own, and none of the settings and keys that the developer may have."""
     for name in [name for name in os.environ if name.startswith(_SILENCED)]:
-        if name != "UV_CACHE_DIR" and not name.endswith(("_INDEX", "_INDEX_URL", "_CERT")):
-            monkeypatch.delenv(name)
+        monkeypatch.delenv(name)
     for name in ("CI", "NO_COLOR", "FORCE_COLOR", "PYTHONDONTWRITEBYTECODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AGENTHUB_HOME", str(tmp_path / "home"))

@@ -66,6 +66,13 @@ def invoke(*words: object, **options: Any) -> Finished:
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
+def install_into(home: Any, *words: object) -> str:
+    """Installs agents into a store that tests share and never change."""
+    done = invoke("install", "--yes", *words, env={**os.environ, "AGENTHUB_HOME": str(home)})
+    assert done.code == 0, done.err
+    return str(home)
+
+
 def start(*words: object, **options: Any) -> subprocess.Popen[bytes]:
     """The command, running; whoever starts it ends it."""
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

@@ -12,9 +12,9 @@ from typing import Any
 
 from agenthub.cli.call_words import CallWords, add_run_options, parse_inputs, read_env_files, split
 from agenthub.config import Settings
-from agenthub.errors import InvalidInputError, error_class
+from agenthub.errors import AgentRuntimeError, InvalidInputError, error_class
 from agenthub.runtime.agent_locator import LocatedAgent
-from agenthub.runtime.agent_runtime import AgentRuntime, RunOptions, find_method
+from agenthub.runtime.agent_runtime import AgentRuntime, RunOptions, find_method, refusal_envelope
 from agenthub.runtime.cancellation import Cancellation
 
 TYPE_CHECKING = False
@@ -46,21 +46,32 @@ def run(words: list[str], output: Output) -> int:
     call = split(words, parser)
     if call.agent is None:
         raise InvalidInputError("run needs an AGENT and a METHOD", suggestion=f"usage: {_USAGE}")
-    options = call.options
-    runtime = AgentRuntime(_settings(options))
-    agent = _agent(runtime, call, output)
+    agent = None
+    try:
+        runtime = AgentRuntime(_settings(call.options))
+        agent = _agent(runtime, call, output)
+        return _call(agent, call, output)
+    except AgentRuntimeError as error:
+        if output.as_json:
+            output.as_json = False
+            output.result(json.dumps(refusal_envelope(error, agent, call.agent, call.method), ensure_ascii=False))
+        raise
+
+
+def _call(agent: LocatedAgent, call: CallWords, output: Output) -> int:
+    """Reads the rest of the words by the method's parameters, and runs it."""
     if call.method is None:
         raise InvalidInputError(
             f"run needs a METHOD of {call.agent}", suggestion=f"methods: {', '.join(agent.manifest.methods)}"
         )
-    method = find_method(agent, call.method)
+    method, options = find_method(agent, call.method), call.options
+    output.as_json = getattr(options, "json", False) or ("--json" in call.rest and "json" not in method.parameters)
     usage = f"agenthub run {call.agent} {method.name} [INPUT…]"
     inputs, late_options = parse_inputs(method, call.rest, _parser(usage, method.description))
     for name, value in vars(late_options).items():
         if not name.startswith("parameter ") and name not in ("assignments", "documents"):
             setattr(options, name, value)
-    runtime = AgentRuntime(_settings(options))
-    return _run(runtime, agent, method, inputs, options, output)
+    return _run(AgentRuntime(_settings(options)), agent, method, inputs, options, output)
 
 
 def _parser(usage: str, description: str | None = None) -> argparse.ArgumentParser:
@@ -105,15 +116,17 @@ def _run(
     options: argparse.Namespace,
     output: Output,
 ) -> int:
-    output.as_json = getattr(options, "json", False)
     variables = [*read_env_files(getattr(options, "env_file", None) or []), *(getattr(options, "env", None) or [])]
     if not agent.manifest.environment and agent.record is not None and agent.record.hints:
         from agenthub.cli.consent import offer_variables
 
         offer_variables(runtime, agent, variables, output)
+    logged = False
     with output.progress(f"{agent.manifest.name} {method.name}") as progress, _cancelled_by_signals() as cancellation:
 
         def on_log(line: str, level: str) -> None:
+            nonlocal logged
+            logged = True
             output.agent_line(line)
 
         def on_progress(fraction: float | None, message: str) -> None:
@@ -125,7 +138,7 @@ def _run(
             inputs,
             RunOptions(variables=variables, on_log=on_log, on_progress=on_progress, cancellation=cancellation),
         )
-    return _print_envelope(envelope, output)
+    return _print_envelope(envelope, output, logged)
 
 
 @contextlib.contextmanager
@@ -147,21 +160,23 @@ def _cancelled_by_signals() -> Iterator[Cancellation]:
                 signal.signal(number, handler)
 
 
-def _print_envelope(envelope: dict[str, Any], output: Output) -> int:
+def _print_envelope(envelope: dict[str, Any], output: Output, logged: bool) -> int:
     for text in envelope.get("warnings", ()):
         output.warning(text)
-    if "error" in envelope:
-        error = error_class(envelope["error_type"])(envelope["error"], suggestion=envelope.get("suggestion"))
-        if output.as_json:
-            output.result(json.dumps(envelope, ensure_ascii=False))
-            output.as_json = False
-        output.failure(error)
-        return int(envelope["exit_code"])
     if output.as_json:
         output.result(json.dumps(envelope, ensure_ascii=False))
-    else:
+        output.as_json = False
+    elif "error" not in envelope:
         print_result(envelope["result"], output)
-    return 0
+    if "error" in envelope:
+        name, message = envelope["agent"]["name"], envelope["error"]
+        suggestion = envelope.get("suggestion")
+        if suggestion is None and logged:
+            suggestion = "without -q its log is shown" if output.quiet else "its log is above"
+        # An agent's own words do not say whose they are.
+        message = message if name in message else f"{name}: {message}"
+        output.failure(error_class(envelope["error_type"])(message, suggestion=suggestion))
+    return int(envelope["exit_code"])
 
 
 def print_result(result: Any, output: Output) -> None:

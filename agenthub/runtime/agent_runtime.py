@@ -23,6 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from agenthub.errors import AgentRuntimeError
     from agenthub.manifest import Method
     from agenthub.runtime.cancellation import Cancellation
 
@@ -320,6 +321,23 @@ def _parameter_document(parameter: Any) -> dict[str, Any]:
     return document
 
 
+def refusal_envelope(
+    error: AgentRuntimeError, agent: LocatedAgent | None, name: str, method: str | None
+) -> dict[str, Any]:
+    """The envelope of a call that was refused before anything ran; `name` and `method` are what the caller wrote."""
+    identity: dict[str, Any] = {"name": name, "version": None}
+    if agent is not None:
+        identity = _identity(agent)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": None,
+        "agent": identity,
+        "method": method,
+        **error.to_dict(),
+        "execution_time": 0.0,
+    }
+
+
 def _with_file(outcome: dict[str, Any], method: Method, scratch: str, limit: int) -> dict[str, Any]:
     from agenthub.errors import ExecutionError
 
@@ -330,14 +348,16 @@ def _with_file(outcome: dict[str, Any], method: Method, scratch: str, limit: int
 
 
 def _envelope(agent: LocatedAgent, method: Method, run_id: str, outcome: dict[str, Any]) -> dict[str, Any]:
-    identity = {"name": agent.manifest.name, "version": agent.manifest.version}
-    if agent.owner:
-        identity["owner"] = agent.owner
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
-        "agent": identity,
+        "agent": _identity(agent),
         "method": method.name,
         "exit_code": 0,
         **outcome,
     }
+
+
+def _identity(agent: LocatedAgent) -> dict[str, Any]:
+    identity = {"name": agent.manifest.name, "version": agent.manifest.version}
+    return {**identity, "owner": agent.owner} if agent.owner else identity

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 POLL = 0.01  # seconds: 1 GiB touched as fast as possible overshoots a cap by some 15 MiB then
 POLL_WITH_CGROUP = 0.05  # the kernel holds the cap
-_SHARE = 10  # a poll may take a tenth of the time
+_SCAN_SHARE = 10  # the pause after looking, as a multiple of the time it took
+_CONFIRM_SHARE = 4  # the same after measuring exactly what seems to be over the cap
 
 
 class Watch:
@@ -35,6 +36,9 @@ class Watch:
         self._root = root
         self._limits = limits
         self._cgroup = cgroup
+        self._suspicious = False
+        self._measured = 0.0  # when
+        self._measuring = 0.0  # how long it took
         self.peak = 0
         self.cpu = 0.0
         self.due = 0.0
@@ -47,11 +51,13 @@ class Watch:
         for member in members:
             if member.zombie and member.pid != self._root:
                 reap_orphan(member)
-        reason = self._judge(members)
-        finished = time.monotonic()
         inside = self._cgroup is not None and self._cgroup.members()
-        interval = POLL_WITH_CGROUP if inside else POLL
-        self.due = finished + max(interval, _SHARE * (finished - started))
+        pause = max(POLL_WITH_CGROUP if inside else POLL, _SCAN_SHARE * (time.monotonic() - started))
+        before = self._measured
+        reason = self._judge(members)
+        if self._measured != before and self._suspicious:
+            pause = max(pause, _CONFIRM_SHARE * self._measuring)
+        self.due = time.monotonic() + pause
         return reason
 
     def note_peak(self) -> None:
@@ -80,10 +86,14 @@ class Watch:
         """Forks share pages, so that the sum of what is resident is only a first, cheap suspicion."""
         memory = sum(member.rss for member in members)
         cap = self._limits.memory
-        suspect = cap is not None and memory > cap
-        if memory <= self.peak and not suspect:
-            return False
-        if suspect or len(members) > 1:
+        self._suspicious = cap is not None and memory > cap
+        if self._suspicious or (memory > self.peak and len(members) > 1):
+            # To know the peak of several processes is worth a tenth of the time; to kill rightly is worth more.
+            if not self._suspicious and time.monotonic() < self._measured + _SCAN_SHARE * self._measuring:
+                return False
+            started = time.monotonic()
             memory = min(memory, self._tree.memory(members))
+            self._measured = time.monotonic()
+            self._measuring = self._measured - started
         self.peak = max(self.peak, memory)
         return cap is not None and memory > cap
