@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import shutil
+import textwrap
 from typing import Any
 
 from agenthub.errors import InvalidInputError
@@ -83,7 +84,7 @@ def create_test_agent(agent_path: str | os.PathLike[str], manifest: Mapping[str,
     with open(os.path.join(directory, MANIFEST_NAMES[0]), "w", encoding="utf-8") as file:
         json.dump({**identity, **manifest}, file, indent=2)  # JSON is YAML
     with open(os.path.join(directory, "agent.py"), "w", encoding="utf-8") as file:
-        file.write(inspect.cleandoc(agent_code) + "\n")
+        file.write(textwrap.dedent(agent_code).strip("\n") + "\n")
     return directory
 
 

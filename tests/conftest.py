@@ -36,7 +36,10 @@ class Cli:
         self._capture.readouterr()
         with self._monkeypatch.context() as patch:
             patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
-            code = app.main([str(word) for word in words])
+            try:
+                code = app.main([str(word) for word in words])
+            except SystemExit as left:  # after --help
+                code = left.code
         out, err = self._capture.readouterr()
         return Finished(code, out, err)
 

@@ -1,4 +1,4 @@
-"""What the tests that come through the public doors share: the command, in and out of process, and throw-away agents."""
+"""What the tests through the public doors share: the command, in and out of process, and throw-away agents."""
 
 from __future__ import annotations
 
@@ -122,10 +122,12 @@ def _next(controller: int, deadline: float) -> bytes:
         return b""
 
 
-def wait_until(holds: Any, what: str) -> Any:
-    """Waits until `holds()` is true, and returns what it returned."""
+def wait_until(holds: Any, process: subprocess.Popen[bytes], what: str = "the agent runs") -> Any:
+    """Waits until `holds()` is true while the process runs, and returns what it returned."""
     deadline = time.monotonic() + PATIENCE
     while not (value := holds()):
+        if process.poll() is not None:
+            raise AssertionError(f"ended before {what}: {process.communicate()}")
         assert time.monotonic() < deadline, f"waited in vain: {what}"
         time.sleep(0.01)
     return value

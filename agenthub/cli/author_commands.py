@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 
+from agenthub.cli.output import printable
 from agenthub.errors import InstallError, InvalidInputError, InvalidManifestError
 
 TYPE_CHECKING = False
@@ -154,14 +155,16 @@ def validate(arguments: argparse.Namespace, output: Output) -> int:
     else:
         for finding in findings:
             style = "red" if finding.severity == "error" else "yellow"
-            output.result(f"{output.style(finding.severity, style)}: {finding.where}: {finding.message}")
+            text = printable(f"{finding.where}: {finding.message}")
+            output.page(f"{output.style(finding.severity, style)}: {text}")
     if not valid:
         if not arguments.json:
             output.note(f"{arguments.directory} is not valid")
         return InvalidManifestError.exit_code
     manifest = validation.manifest
     assert manifest is not None
-    output.note(f"✓ {manifest.name} {manifest.version}: {len(manifest.methods)} methods, environment {environment}")
+    count = "1 method" if len(manifest.methods) == 1 else f"{len(manifest.methods)} methods"
+    output.note(f"✓ {manifest.name} {manifest.version}: {count}, environment {environment}")
     return 0
 
 

@@ -12,11 +12,14 @@ import os
 import sys
 from typing import Any, NamedTuple
 
+from agenthub.config import MB, format_size
 from agenthub.errors import InvalidInputError, nearest
 from agenthub.manifest.inputs import convert_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from agenthub.manifest import Method
 
 RUN_OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
@@ -80,9 +83,15 @@ def split(words: list[str], parser: argparse.ArgumentParser) -> CallWords:
 
 
 def parse_inputs(
-    method: Method, rest: list[str], parser: argparse.ArgumentParser
+    method: Method, rest: list[str], parser: argparse.ArgumentParser, limit: int
 ) -> tuple[dict[str, Any], argparse.Namespace]:
     """The inputs of a call, as JSON values by name, and the options of ours that stood among them.
+
+    Args:
+        method: whose parameters they are.
+        rest: the words after METHOD.
+        parser: takes the parameters and options; shows its help where it is asked for.
+        limit: bytes that standard input or a file may have.
 
     Raises:
         InvalidInputError: words that are neither, or that do not convert.
@@ -96,12 +105,12 @@ def parse_inputs(
         raise _unknown_word(word, method)
     inputs: dict[str, Any] = {}
     for document in found.documents:
-        inputs.update(_document(document))
+        inputs.update(_document(document, limit))
     texts: dict[str, list[str]] = {}
     for name in method.parameters:
         texts[name] = getattr(found, f"parameter {name}", None) or []
     for assignment in found.assignments:
-        name, text = _assignment(assignment, method)
+        name, text = _assignment(assignment, method, limit)
         texts.setdefault(name, []).append(text)
     for name, values in texts.items():
         if values:
@@ -138,29 +147,41 @@ def _unknown_word(word: str, method: Method) -> InvalidInputError:
     )
 
 
-def _assignment(assignment: str, method: Method) -> tuple[str, str]:
+def _assignment(assignment: str, method: Method, limit: int) -> tuple[str, str]:
     name, equals, text = assignment.partition("=")
     if not equals or not name:
         raise InvalidInputError(f"-i {assignment!r} is not NAME=VALUE")
     if text.startswith("@"):
         is_path = name in method.parameters and method.parameters[name].kind != "value"
-        text = text[1:] if is_path else _file_text(text[1:])
+        text = text[1:] if is_path else _file_text(text[1:], limit)
     return name, text
 
 
-def _file_text(path: str) -> str:
+def _file_text(path: str, limit: int) -> str:
     try:
-        with open(os.path.expanduser(path), encoding="utf-8") as file:
-            return file.read()
+        with open(os.path.expanduser(path), "rb") as file:
+            return _bounded_text(file, path, limit)
     except OSError as error:
         raise InvalidInputError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _bounded_text(file: BinaryIO, where: str, limit: int) -> str:
+    data = file.read(limit + 1)
+    if len(data) > limit:
+        raise InvalidInputError(
+            f"{where} is larger than the {format_size(limit)} that an input may have",
+            suggestion="pass a file's path instead, or raise the setting 'result' (AGENTHUB_RESULT=…)",
+        )
+    try:
+        return data.decode()
     except UnicodeDecodeError:
-        raise InvalidInputError(f"{path} is not UTF-8 text") from None
+        raise InvalidInputError(f"{where} is not UTF-8 text") from None
 
 
-def _document(word: str) -> dict[str, Any]:
+def _document(word: str, limit: int) -> dict[str, Any]:
     if word == "-":
-        text, where = sys.stdin.read(), "standard input"
+        where = "standard input"
+        text = _bounded_text(sys.stdin.buffer, where, limit)
     elif word.lstrip().startswith("{"):
         text, where = word, "the input"
     else:
@@ -187,7 +208,7 @@ def read_env_files(paths: list[str]) -> list[str]:
     """
     assignments = []
     for path in paths:
-        for number, line in enumerate(_file_text(path).splitlines(), 1):
+        for number, line in enumerate(_file_text(path, MB).splitlines(), 1):
             line = line.strip().removeprefix("export ").lstrip()
             if not line or line.startswith("#"):
                 continue

@@ -7,7 +7,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from agenthub.cli.output import Output
     from agenthub.runtime.agent_locator import LocatedAgent
@@ -38,7 +38,6 @@ complete -c agenthub -f -a '(__agenthub)'
 complete -c agenthub -F -n 'test (count (__agenthub)) -eq 0'
 """,
 }
-_TAKE_AGENTS = ("run", "info", "uninstall", "rm", "remove", "dir", "grant", "revoke")
 
 
 def configure_completion(parser: argparse.ArgumentParser) -> None:
@@ -57,8 +56,13 @@ def configure_complete(parser: argparse.ArgumentParser) -> None:
 
 def complete(words: list[str], output: Output) -> int:
     """Prints the candidates for the last of `words`."""
+    from agenthub.errors import AgentRuntimeError
+
     *before, current = words or [""]
-    candidates = [word for word in _candidates(before, current) if word.startswith(current)]
+    try:
+        candidates = [word for word in _candidates(before, current) if word.startswith(current)]
+    except AgentRuntimeError:  # a line that is wrong, or a store that cannot be read
+        candidates = []
     if candidates:
         output.result("\n".join(candidates))
     return 0
@@ -72,24 +76,26 @@ def _candidates(before: list[str], current: str) -> Iterable[str]:
     command = before[0]
     if command == "run":
         return _run_candidates(before[1:], current)
+    name = ALIASES.get(command, command)
+    if name not in COMMANDS:
+        return ()
+    parser = _parser(name)
     if current.startswith("-"):
-        return _options(ALIASES.get(command, command))
-    positional = [word for word in before[1:] if not word.startswith("-")]
-    if command == "completion":
-        return tuple(_SCRIPTS)
-    if command in ("grant", "revoke") and len(positional) == 1:
-        return ("environment",)
-    if command in ("grant", "revoke") and len(positional) > 1:
-        return sorted(os.environ)
-    if command in _TAKE_AGENTS and (not positional or command in ("uninstall", "rm", "remove")):
-        return _agents()
-    return ()
+        return [option for action in parser._actions for option in action.option_strings]
+    given = sum(not word.startswith("-") for word in before[1:])
+    places = [action for action in parser._actions if not action.option_strings]
+    if not places or (given >= len(places) and places[-1].nargs != "+"):
+        return ()
+    place = places[min(given, len(places) - 1)]
+    if place.choices is not None:
+        return [str(choice) for choice in place.choices]
+    return _PLACES[name, place.dest]() if (name, place.dest) in _PLACES else ()
 
 
 def _run_candidates(before: list[str], current: str) -> Iterable[str]:
     from agenthub.cli.call_words import RUN_OPTIONS, add_run_options, split
 
-    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser = _parser("run")
     add_run_options(parser)
     call = split(before, parser)
     if call.agent is None:
@@ -132,12 +138,26 @@ def _located(agent: str) -> LocatedAgent | None:
         return None
 
 
-def _options(command: str) -> list[str]:
+def _settings() -> list[str]:
+    from agenthub.config import SETTINGS
+
+    return sorted(SETTINGS)
+
+
+# What goes where a command takes an argument that is not one of a few words.
+_PLACES: dict[tuple[str, str], Callable[[], list[str]]] = {
+    **{(command, "agent"): _agents for command in ("info", "dir", "grant", "revoke")},
+    ("uninstall", "agents"): _agents,
+    ("config", "name"): _settings,
+    **{(command, "names"): lambda: sorted(os.environ) for command in ("grant", "revoke")},
+}
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
     from agenthub.cli import app
 
-    if command not in app.COMMANDS:
-        return []
-    parser = argparse.ArgumentParser(add_help=False)
-    app.add_common_options(parser)
+    parser = app.Parser(prog="agenthub", add_help=False)
+    if command != "run":  # whose own parsers are made of the agent at hand
+        app.add_common_options(parser)
     app.functions(command)[0](parser)
-    return [option for action in parser._actions for option in action.option_strings]
+    return parser

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from agenthub.cli.output import printable
 from agenthub.errors import EnvironmentError
 
 TYPE_CHECKING = False
@@ -31,7 +32,7 @@ def doctor(arguments: argparse.Namespace, output: Output) -> int:
     else:
         for check in checks:
             mark, style = _MARKS[check.state]
-            output.result(f"{output.style(mark, style)} {check.topic}: {check.message}")
+            output.page(f"{output.style(mark, style)} {printable(check.topic)}: {printable(check.message)}")
             if check.remedy:
-                output.result(f"    → {check.remedy}")
+                output.page(f"    → {printable(check.remedy)}")
     return EnvironmentError.exit_code if wrong else 0

@@ -6,6 +6,7 @@ import argparse
 import os
 from typing import Any
 
+from agenthub.cli.output import printable_values
 from agenthub.config import Settings, format_size
 from agenthub.packages.store import Store
 
@@ -43,17 +44,21 @@ def list_(arguments: argparse.Namespace, output: Output) -> int:
 
 def configure_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("agent", nargs="?", metavar="AGENT", help="whose directory; without: the root of everything")
+    parser.add_argument("--json", action="store_true", help="print a JSON document")
 
 
 def dir_(arguments: argparse.Namespace, output: Output) -> int:
     """Where an agent is on disk."""
     settings = Settings()
-    if not arguments.agent:
-        output.result(settings.paths.home)
-        return 0
-    from agenthub.runtime.agent_locator import locate
+    path = settings.paths.home
+    if arguments.agent:
+        from agenthub.runtime.agent_locator import locate
 
-    output.result(locate(Store(settings.paths), arguments.agent).directory)
+        path = locate(Store(settings.paths), arguments.agent).directory
+    if arguments.json:
+        output.json({"path": path})
+    else:
+        output.result(path)
     return 0
 
 
@@ -71,7 +76,7 @@ def info(arguments: argparse.Namespace, output: Output) -> int:
     if arguments.json:
         output.json(described)
     else:
-        output.result("\n".join(render_info(described, output, os.path.expanduser("~"))))
+        output.page("\n".join(render_info(printable_values(described), output, os.path.expanduser("~"))))
     return 0
 
 
@@ -118,7 +123,8 @@ def _source_lines(info: dict[str, Any], home: str) -> list[str]:
     facts = []
     if info["interpreter"]:
         facts.append(f"Python {info['interpreter']['version']}")
-    facts.append(f"{len(info['dependencies'])} packages")
+    count = len(info["dependencies"])
+    facts.append("1 package" if count == 1 else f"{count} packages")
     facts.append(f"{format_size(size['code'] + size['environment'])}")
     lines += _field("runs on", " · ".join(facts))
     return lines + _field("packages", ", ".join(f"{one['name']} {one['version']}" for one in info["dependencies"]))

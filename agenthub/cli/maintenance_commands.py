@@ -6,6 +6,7 @@ import argparse
 import os
 from typing import Any
 
+from agenthub.cli.output import printable
 from agenthub.config import SETTINGS, Settings, check_setting_name, format_size
 from agenthub.errors import InvalidInputError
 
@@ -35,7 +36,8 @@ def config(arguments: argparse.Namespace, output: Output) -> int:
     output.result(f"{'home':<17} {settings.paths.home}")
     for name, (value, source) in found.items():
         shown = _shown(SETTINGS[name].kind, value)
-        output.result(f"{name:<17} {shown:<10} {source:<24} {output.style(SETTINGS[name].help, 'dim')}")
+        where = printable(f"{shown:<10} {source:<24}")
+        output.page(f"{name:<17} {where} {output.style(SETTINGS[name].help, 'dim')}")
     return 0
 
 
@@ -74,6 +76,7 @@ def _change(arguments: argparse.Namespace) -> None:
 
 def configure_cache(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("dir", "size", "clean"))
+    parser.add_argument("--json", action="store_true", help="print a JSON document")
 
 
 def cache(arguments: argparse.Namespace, output: Output) -> int:
@@ -82,14 +85,13 @@ def cache(arguments: argparse.Namespace, output: Output) -> int:
     from agenthub.runtime.environment_state import directory_size
 
     path = Settings().paths.cache
-    if arguments.action == "dir":
-        output.result(path)
-        return 0
-    size = directory_size(path) if os.path.isdir(path) else 0
-    if arguments.action == "size":
-        output.result(format_size(size))
-        return 0
-    if os.path.isdir(path):
-        remove_tree(path)
-    output.note(f"✓ removed {format_size(size)}")
+    size = directory_size(path) if arguments.action != "dir" and os.path.isdir(path) else 0
+    if arguments.action == "clean":
+        if os.path.isdir(path):
+            remove_tree(path)
+        output.note(f"✓ removed {format_size(size)}")
+    if arguments.json:
+        output.json({"path": path} if arguments.action == "dir" else {"path": path, "bytes": size})
+    elif arguments.action != "clean":
+        output.result(path if arguments.action == "dir" else format_size(size))
     return 0

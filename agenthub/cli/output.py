@@ -13,7 +13,7 @@ import sys
 import threading
 from typing import Any
 
-from agenthub.errors import PermissionDeniedError
+from agenthub.errors import InvalidInputError, PermissionDeniedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,20 +45,25 @@ class Output:
     # results ---------------------------------------------------------------------------------------------------
 
     def result(self, text: str) -> None:
-        """Prints a result."""
-        if self._terminal[1]:
-            text = printable(text)
-        try:
-            sys.stdout.write(text if text.endswith("\n") else text + "\n")
-        except UnicodeEncodeError:  # a terminal of another encoding
-            sys.stdout.buffer.write(text.encode("utf-8", "replace") + b"\n")
-        sys.stdout.flush()
+        """Prints a result: on a terminal without what could act on it."""
+        self.page(printable(text) if self._terminal[1] else text)
+
+    def page(self, text: str) -> None:
+        """Prints what is agenthub's own, in its styles; what strangers wrote in it is `printable` already."""
+        text = text if text.endswith("\n") else text + "\n"
+        with _writing():
+            try:
+                sys.stdout.write(text)
+            except UnicodeEncodeError:  # a terminal of another encoding
+                sys.stdout.buffer.write(text.encode("utf-8", "replace"))
+            sys.stdout.flush()
 
     def result_bytes(self, data: bytes) -> None:
         """Passes a file's bytes on."""
-        sys.stdout.flush()
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        with _writing():
+            sys.stdout.flush()
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
 
     def json(self, document: Any) -> None:
         """Prints one JSON document; mappings get the schema's version."""
@@ -170,8 +175,10 @@ class Output:
 
     def close(self) -> None:
         """Flushes; a reader that has gone is not an error by now."""
-        with contextlib.suppress(OSError, ValueError):
+        try:
             sys.stdout.flush()
+        except (OSError, ValueError):
+            discard_stdout()
 
 
 class Progress:
@@ -234,6 +241,41 @@ class Progress:
 def printable(text: str) -> str:
     """`text` without what could act on a terminal."""
     return _CONTROL.sub("\ufffd", text)
+
+
+def printable_values(value: Any) -> Any:
+    """A JSON value with every text in it `printable`."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {printable(key): printable_values(item) for key, item in value.items()}
+    return [printable_values(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def open_missing_streams() -> None:
+    """A program started with a closed stream would give its number to the next file that it opens."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def discard_stdout() -> None:
+    """Lets what is buffered go nowhere, so that Python does not fail again while it shuts down."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_stdout()
+        raise InvalidInputError(
+            f"cannot write to standard output: {error.strerror}", suggestion="see where it is redirected to"
+        ) from None
 
 
 def _is_terminal(stream: Any) -> bool:

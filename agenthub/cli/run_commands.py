@@ -50,7 +50,7 @@ def run(words: list[str], output: Output) -> int:
     try:
         runtime = AgentRuntime(_settings(call.options))
         agent = _agent(runtime, call, output)
-        return _call(agent, call, output)
+        return _call(agent, call, runtime.settings["result"], output)
     except AgentRuntimeError as error:
         if output.as_json:
             output.as_json = False
@@ -58,7 +58,7 @@ def run(words: list[str], output: Output) -> int:
         raise
 
 
-def _call(agent: LocatedAgent, call: CallWords, output: Output) -> int:
+def _call(agent: LocatedAgent, call: CallWords, limit: int, output: Output) -> int:
     """Reads the rest of the words by the method's parameters, and runs it."""
     if call.method is None:
         raise InvalidInputError(
@@ -67,7 +67,7 @@ def _call(agent: LocatedAgent, call: CallWords, output: Output) -> int:
     method, options = find_method(agent, call.method), call.options
     output.as_json = getattr(options, "json", False) or ("--json" in call.rest and "json" not in method.parameters)
     usage = f"agenthub run {call.agent} {method.name} [INPUT…]"
-    inputs, late_options = parse_inputs(method, call.rest, _parser(usage, method.description))
+    inputs, late_options = parse_inputs(method, call.rest, _parser(usage, method.description), limit)
     for name, value in vars(late_options).items():
         if not name.startswith("parameter ") and name not in ("assignments", "documents"):
             setattr(options, name, value)
@@ -82,8 +82,6 @@ def _parser(usage: str, description: str | None = None) -> argparse.ArgumentPars
         usage=usage,
         description=description.replace("%", "%%") if description else "run a method of an agent",
         epilog=_INPUTS.replace("%", "%%"),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
 
 

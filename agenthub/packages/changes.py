@@ -7,9 +7,10 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from agenthub.config import IN_USE, RECORD, Paths
 from agenthub.errors import AgentNotFoundError, StoreError
+from agenthub.interrupts import deferred_interrupts
 from agenthub.packages.files import fsync_directory, remove_empty, remove_tree, storing, sync_file_system
-from agenthub.packages.locks import acquire, claim_unused, hold
-from agenthub.packages.names import check_name, version_directory
+from agenthub.packages.locks import acquire, acquire_abandoned, claim_unused, hold
+from agenthub.packages.names import check_name, is_name, version_directory
 from agenthub.packages.record import InstallRecord, write_record
 from agenthub.packages.staging import new_staging, open_store
 
@@ -65,7 +66,7 @@ def prepare_version(paths: Paths, owner: str, name: str, version: str, digest: s
             yield place
         finally:
             if _current(paths, owner, name) != place:
-                with storing("clean up", place):
+                with storing("clean up", place), deferred_interrupts():
                     remove_tree(place)
                     remove_empty(folder, os.path.dirname(folder))
 
@@ -141,7 +142,6 @@ def uninstall(
     """
     link = os.path.join(paths.agents, owner, name)
     folder = os.path.join(paths.versions, owner, name)
-    grants = os.path.join(paths.grants, owner, f"{name}.json")
     _check_removable(link, folder)
     with agent_lock(paths, owner, name, waiting), ExitStack() as claims:
         try:
@@ -149,19 +149,74 @@ def uninstall(
         except AgentNotFoundError:  # another process was faster
             os.unlink(_lock_path(paths, owner, name))
             raise
-        if not force:
-            _claim_all(folder, f"{owner}/{name}", claims)
-        with storing("remove", link), new_staging(paths) as staging:
+        if not force and not _claim_all(folder, claims):
+            raise StoreError(
+                f"{owner}/{name} is running",
+                suggestion="wait for it to end, or stop it; --force removes it nevertheless",
+            )
+        _remove_all(paths, owner, name, claims)
+
+
+def sweep_removed(paths: Paths) -> list[str]:
+    """Finishes removals that were cut short: versions and grants of agents that have no link any more.
+
+    Returns:
+        list[str]: the directories and files that were removed.
+    """
+    removed = []
+    with storing("clean up", paths.home):
+        found = set(_entries(paths.versions))
+        found |= {(owner, leaf.removesuffix(".json")) for owner, leaf in _entries(paths.grants)}
+        for owner, name in sorted(found):
+            known = is_name(owner) and is_name(name)
+            if known and not os.path.lexists(os.path.join(paths.agents, owner, name)):
+                removed += _finish_removal(paths, owner, name)
+    return removed
+
+
+def _entries(root: str) -> Iterator[tuple[str, str]]:
+    with suppress(FileNotFoundError):
+        for owner in os.listdir(root):
+            with suppress(NotADirectoryError):
+                yield from ((owner, leaf) for leaf in os.listdir(os.path.join(root, owner)))
+
+
+def _finish_removal(paths: Paths, owner: str, name: str) -> list[str]:
+    lock = _lock_path(paths, owner, name)
+    os.makedirs(paths.locks, mode=0o700, exist_ok=True)
+    os.close(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    descriptor = acquire_abandoned(lock)
+    if descriptor is None:  # it is being installed
+        return []
+    try:
+        folder = os.path.join(paths.versions, owner, name)
+        if os.path.lexists(os.path.join(paths.agents, owner, name)):
+            return []
+        with ExitStack() as claims:
+            if not _claim_all(folder, claims):
+                return []
+            _remove_all(paths, owner, name, claims)
+        return [folder]
+    finally:
+        os.close(descriptor)
+
+
+def _remove_all(paths: Paths, owner: str, name: str, claims: ExitStack) -> None:
+    """The link first: from then on the agent is not there, and `sweep_removed` finishes what is cut short."""
+    link = os.path.join(paths.agents, owner, name)
+    folder = os.path.join(paths.versions, owner, name)
+    grants = os.path.join(paths.grants, owner, f"{name}.json")
+    with storing("remove", link), new_staging(paths) as staging:
+        with suppress(FileNotFoundError):
+            os.unlink(link)
+            fsync_directory(os.path.dirname(link))
+        with suppress(FileNotFoundError):
+            os.rename(folder, os.path.join(staging.path, "removed"))
+        claims.close()
+        for file in (grants, _lock_path(paths, owner, name)):
             with suppress(FileNotFoundError):
-                os.unlink(link)
-                fsync_directory(os.path.dirname(link))
-            with suppress(FileNotFoundError):
-                os.rename(folder, os.path.join(staging.path, "removed"))
-            claims.close()
-            for file in (grants, _lock_path(paths, owner, name)):
-                with suppress(FileNotFoundError):
-                    os.unlink(file)
-            remove_empty(*map(os.path.dirname, (link, folder, grants)))
+                os.unlink(file)
+        remove_empty(*map(os.path.dirname, (link, folder, grants)))
 
 
 def superseded(paths: Paths, owner: str, name: str) -> list[str]:
@@ -187,18 +242,15 @@ def _check_removable(link: str, folder: str) -> None:
         raise StoreError(f"{link} is a directory that agenthub did not make", suggestion="remove it by hand")
 
 
-def _claim_all(folder: str, agent: str, claims: ExitStack) -> None:
-    try:
-        leaves = os.listdir(folder)
-    except FileNotFoundError:
-        return
-    for leaf in leaves:
-        unused = claim_unused(os.path.join(folder, leaf))
-        if unused is None:
-            raise StoreError(
-                f"{agent} is running", suggestion="wait for it to end, or stop it; --force removes it nevertheless"
-            )
-        claims.enter_context(unused)
+def _claim_all(folder: str, claims: ExitStack) -> bool:
+    """Claims all versions in a folder; False while one of them is in use."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        for leaf in os.listdir(folder):
+            unused = claim_unused(os.path.join(folder, leaf))
+            if unused is None:
+                return False
+            claims.enter_context(unused)
+    return True
 
 
 def _rename_into(source: str, target: str) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
+_ATTEMPTS = 10  # to remove a directory into which a dying program still writes
+
 _WAYS_OUT = {
     errno.ENOSPC: "free some space, or set AGENTHUB_HOME to a directory on another disk",
     errno.EDQUOT: "free some space, or set AGENTHUB_HOME to a directory on another disk",
@@ -40,8 +42,12 @@ def storing(action: str, path: str) -> Iterator[None]:
         ) from error
 
 
-def read_json(path: str) -> dict[str, Any]:
+def read_json(path: str, way_out: str = "see: agenthub doctor") -> dict[str, Any]:
     """The JSON object in a file of the store.
+
+    Args:
+        path: the file.
+        way_out: what is suggested where it is damaged.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -55,9 +61,9 @@ def read_json(path: str) -> dict[str, Any]:
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from error
     except ValueError:
-        raise StoreError(f"{path} is damaged: it is not JSON", suggestion="see: agenthub doctor") from None
+        raise StoreError(f"{path} is damaged: it is not JSON", suggestion=way_out) from None
     if not isinstance(value, dict) or not isinstance(value.get("schema_version"), int):
-        raise StoreError(f"{path} is damaged: it has no schema_version", suggestion="see: agenthub doctor")
+        raise StoreError(f"{path} is damaged: it has no schema_version", suggestion=way_out)
     if value["schema_version"] > SCHEMA_VERSION:
         raise StoreError(
             f"{path} was written by a newer agenthub (schema {value['schema_version']}, not {SCHEMA_VERSION})",
@@ -128,6 +134,16 @@ def remove_tree(path: str) -> None:
 
 
 def _remove(name: str, parent: str, parent_fd: int | None) -> None:
+    for _ in range(_ATTEMPTS):
+        try:
+            return _remove_once(name, parent, parent_fd)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    return _remove_once(name, parent, parent_fd)
+
+
+def _remove_once(name: str, parent: str, parent_fd: int | None) -> None:
     target = os.path.join(parent, name) if parent_fd is None else name
     if not stat.S_ISDIR(os.stat(target, dir_fd=parent_fd, follow_symlinks=False).st_mode):
         os.unlink(target, dir_fd=parent_fd)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import re
 import selectors
-import signal
 import subprocess
 import time
-from contextlib import suppress
 from typing import NamedTuple
 
-from agenthub.errors import InstallError, nearest
+from agenthub.errors import AgentRuntimeError, InstallError, nearest
+from agenthub.lifeline import running_tool
 from agenthub.packages.files import remove_tree, storing
 from agenthub.packages.ledger import LIMITS, MB, Limits, TreeSummary
 from agenthub.packages.spec import Spec, redacted
@@ -26,6 +25,14 @@ FETCH_TIMEOUT = 900.0
 
 _POLL = 0.5
 _KEPT_ERRORS = 64 * 1024
+_KEPT_VARIABLES = (
+    "GIT_SSH",
+    "GIT_SSH_COMMAND",
+    "GIT_SSH_VARIANT",
+    "GIT_SSL_CAINFO",
+    "GIT_SSL_CAPATH",
+    "GIT_SSL_NO_VERIFY",
+)
 _HEX = re.compile(r"[0-9a-f]{4,40}")
 _NOT_SHALLOW = re.compile(r"shallow|not our ref|unadvertised object|dumb http", re.IGNORECASE)
 _NO_SUCH_REF = re.compile(r"couldn't find remote ref", re.IGNORECASE)
@@ -171,8 +178,7 @@ class _Repository:
 
     def _environment(self, own_config: bool) -> dict[str, str]:
         """Ours less what would point git elsewhere; `own_config`: without the user's configuration and its filters."""
-        kept = ("GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH", "GIT_SSL_NO_VERIFY")
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_") or k in kept}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_") or k in _KEPT_VARIABLES}
         scheme, found, _ = self._spec.location.partition("://")
         environment["GIT_ALLOW_PROTOCOL"] = _PROTOCOLS[scheme] if found else self._protocol_without_scheme()
         environment |= {"GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1", "GIT_ADVICE": "0", "LC_ALL": "C"}
@@ -205,30 +211,19 @@ def _communicate(
 ) -> tuple[int, bytes, str]:
     """Runs git in a session of its own; its whole process group dies with an exception, Ctrl-C included."""
     try:
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-    except FileNotFoundError:
+        with running_tool(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            output, errors = _read(process, on_progress, most)
+            code = process.wait()
+    except FileNotFoundError as error:
+        if isinstance(error, AgentRuntimeError):  # some of ours are OSErrors as well
+            raise
         raise InstallError("git is not installed", suggestion="install git, or use a directory or archive") from None
     except OSError as error:
+        if isinstance(error, AgentRuntimeError):
+            raise
         raise InstallError(f"git cannot be started: {error.strerror}") from error
-    try:
-        output, errors = _read(process, on_progress, most)
-        code = process.wait()
-    except BaseException:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        raise
-    finally:
-        for pipe in (process.stdout, process.stderr):
-            assert pipe is not None
-            pipe.close()
     return code, output, errors.decode("utf-8", "replace")
 
 
@@ -239,7 +234,7 @@ def _read(
     assert process.stderr is not None
     deadline = time.monotonic() + FETCH_TIMEOUT
     output, errors = bytearray(), bytearray()
-    with selectors.DefaultSelector() as selector:
+    with process.stdout, process.stderr, selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ, output)
         selector.register(process.stderr, selectors.EVENT_READ, errors)
         while selector.get_map():

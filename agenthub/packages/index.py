@@ -109,7 +109,7 @@ def _entry(paths: Paths, owner: str, name: str, known: _Entry | None) -> _Entry:
             installed_at=record.installed_at,
             source=str(record.source.get("kind", "")),
             size=sum(record.size.values()),
-            methods=list(record.manifest.get("methods", ())),
+            methods=[method[0] for method in record.manifest.get("methods", ())],  # the compiled form
             problem="",
         )
     except (StoreError, AttributeError, TypeError) as error:

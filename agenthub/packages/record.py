@@ -9,6 +9,8 @@ from agenthub.config import RECORD
 from agenthub.errors import StoreError
 from agenthub.packages.files import SCHEMA_VERSION, read_json, write_json
 
+_WAY_OUT = "install it again, or uninstall it"
+
 
 class InstallRecord(NamedTuple):
     """One installed version.
@@ -46,6 +48,15 @@ class InstallRecord(NamedTuple):
     hints: list[str] = []  # noqa: RUF012
 
 
+# What must be there, and what JSON makes of it.
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("owner", "name", "version", "digest", "installed_at", "tool_version", "environment"), str),
+    **dict.fromkeys(("source", "size", "manifest"), dict),
+    "interpreter": (dict, type(None)),
+    "dependencies": list,
+}
+
+
 def now() -> str:
     """The time for `installed_at`."""
     import time
@@ -61,14 +72,16 @@ def read_record(version_dir: str) -> InstallRecord:
     """
     path = os.path.join(version_dir, RECORD)
     try:
-        values = read_json(path)
+        values = read_json(path, _WAY_OUT)
     except FileNotFoundError:
-        raise StoreError(f"{version_dir} has no install record", suggestion="see: agenthub doctor") from None
-    try:
-        return InstallRecord(**{key: values[key] for key in InstallRecord._fields if key in values})
-    except TypeError:
-        missing = ", ".join(key for key in InstallRecord._fields if key not in values)
-        raise StoreError(f"{path} is damaged: it lacks {missing}", suggestion="see: agenthub doctor") from None
+        raise StoreError(f"{version_dir} has no install record", suggestion=_WAY_OUT) from None
+    lacking = ", ".join(key for key in _KINDS if key not in values)
+    if lacking:
+        raise StoreError(f"{path} is damaged: it lacks {lacking}", suggestion=_WAY_OUT)
+    for key, kinds in _KINDS.items():
+        if not isinstance(values[key], kinds):
+            raise StoreError(f"{path} is damaged: its '{key}' is of the wrong type", suggestion=_WAY_OUT)
+    return InstallRecord(**{key: values[key] for key in InstallRecord._fields if key in values})
 
 
 def write_record(version_dir: str, record: InstallRecord) -> None:

@@ -6,6 +6,8 @@ import os
 from contextlib import contextmanager, suppress
 
 from agenthub.config import RECORD, Paths
+from agenthub.errors import StoreError
+from agenthub.interrupts import deferred_interrupts
 from agenthub.packages.files import SCHEMA_VERSION, read_json, remove_tree, storing, write_json
 from agenthub.packages.locks import acquire, acquire_abandoned, claim_unused
 
@@ -54,10 +56,23 @@ def check_marker(paths: Paths) -> bool:
         StoreError: a newer agenthub wrote it.
     """
     try:
-        read_json(paths.marker)
+        read_json(paths.marker, "agenthub doctor --fix writes it anew")
     except FileNotFoundError:
         return False
     return True
+
+
+def _mend_marker(paths: Paths) -> list[str]:
+    """Removes a marker that cannot be read at all: the next change makes it anew, and records have a schema too."""
+    try:
+        check_marker(paths)
+    except StoreError as error:
+        if "damaged" not in error.message:
+            raise
+        os.unlink(paths.marker)
+        open_store(paths)
+        return [paths.marker]
+    return []
 
 
 @contextmanager
@@ -82,34 +97,44 @@ def new_staging_directory(paths: Paths) -> Iterator[str]:
 @contextmanager
 def _staging(paths: Paths) -> Iterator[Staging]:
     path = os.path.join(paths.staging, os.urandom(8).hex())
-    with storing("write", paths.staging):
-        os.makedirs(paths.staging, mode=0o700, exist_ok=True)
-        descriptor = acquire(path + _LOCK)
+    descriptor = -1
     try:
-        with storing("write", paths.staging):
+        with storing("write", paths.staging), deferred_interrupts():
+            os.makedirs(paths.staging, mode=0o700, exist_ok=True)
+            descriptor = acquire(path + _LOCK)
             os.mkdir(path, 0o700)
         yield Staging(path, descriptor)
     finally:
-        try:
-            with storing("clean up", path), suppress(FileNotFoundError):
-                remove_tree(path)
-                os.unlink(path + _LOCK)
-        finally:
-            os.close(descriptor)
+        if descriptor >= 0:
+            with deferred_interrupts():
+                _discard(path, descriptor)
+
+
+def _discard(path: str, descriptor: int) -> None:
+    try:
+        with storing("clean up", path), suppress(FileNotFoundError):
+            remove_tree(path)
+            os.unlink(path + _LOCK)
+    finally:
+        os.close(descriptor)
 
 
 def sweep(paths: Paths, *, thorough: bool = False) -> list[str]:
-    """Removes what dead processes left: staging directories, and versions without a record.
+    """Removes what dead processes left: staging directories, half-made environments, and versions without a record.
 
     Args:
         paths: of the store.
         thorough: look through all versions, and not only at those that a staging note names.
 
     Returns:
-        list[str]: the directories that were removed.
+        list[str]: what was removed.
+
+    Raises:
+        StoreError: the store cannot be written, or a newer agenthub wrote it.
     """
-    removed: list[str] = []
     with storing("clean up", paths.home):
+        removed = _mend_marker(paths) if thorough else []
+        check_marker(paths)
         names = set(_names(paths.staging))
         for name in sorted(names):
             path = os.path.join(paths.staging, name)
@@ -118,6 +143,9 @@ def sweep(paths: Paths, *, thorough: bool = False) -> list[str]:
             elif name + _LOCK not in names and not os.path.lexists(path + _LOCK):
                 remove_tree(path)
                 removed.append(path)
+        for name in _names(paths.workshop):
+            if name.endswith(_LOCK):
+                removed += _sweep_bench(os.path.join(paths.workshop, name))
         if thorough:
             for version_dir in _all_versions(paths):
                 removed += _remove_incomplete(version_dir)
@@ -132,7 +160,7 @@ def _sweep_abandoned(paths: Paths, lock: str) -> list[str]:
         noted = os.fsdecode(os.pread(descriptor, 8192, 0))
         removed = []
         if noted.startswith(paths.versions + os.sep) and os.path.normpath(noted) == noted:
-            removed = _remove_incomplete(noted)
+            removed = _remove_unfinished(paths, noted)
         path = lock.removesuffix(_LOCK)
         if os.path.lexists(path):
             remove_tree(path)
@@ -143,14 +171,43 @@ def _sweep_abandoned(paths: Paths, lock: str) -> list[str]:
         os.close(descriptor)
 
 
+def _sweep_bench(lock: str) -> list[str]:
+    """Removes a half-made environment; its lock stays, since the bench is used again."""
+    path = lock.removesuffix(_LOCK)
+    if not os.path.lexists(path):
+        return []
+    descriptor = acquire_abandoned(lock)
+    if descriptor is None:
+        return []
+    try:
+        remove_tree(path)
+        return [path]
+    finally:
+        os.close(descriptor)
+
+
+def _remove_unfinished(paths: Paths, version_dir: str) -> list[str]:
+    """Removes a version whose maker died before it became the current one, be it complete or not."""
+    owner, name = version_dir.split(os.sep)[-3:-1]
+    link = os.path.join(paths.agents, owner, name)
+    if not os.path.isdir(version_dir) or os.path.realpath(link) == os.path.realpath(version_dir):
+        return []
+    return _remove_unused(version_dir)
+
+
 def _remove_incomplete(version_dir: str) -> list[str]:
     if not os.path.isdir(version_dir) or os.path.lexists(os.path.join(version_dir, RECORD)):
         return []
+    return _remove_unused(version_dir, complete=False)
+
+
+def _remove_unused(version_dir: str, *, complete: bool = True) -> list[str]:
+    """Removes a version that nobody holds; with `complete` off, only while it has no record."""
     unused = claim_unused(version_dir)
     if unused is None:
         return []
     with unused:
-        if os.path.lexists(os.path.join(version_dir, RECORD)):
+        if not complete and os.path.lexists(os.path.join(version_dir, RECORD)):
             return []
         remove_tree(version_dir)
     for parent in (os.path.dirname(version_dir), os.path.dirname(os.path.dirname(version_dir))):

@@ -160,10 +160,10 @@ class Store:
         return staging.new_staging_directory(self.paths)
 
     def sweep(self, *, thorough: bool = False) -> list[str]:
-        """Removes what dead processes left, and says which directories; `thorough` looks at every version."""
-        from agenthub.packages import staging
+        """Removes what dead processes left, and says what; `thorough` looks at every version."""
+        from agenthub.packages import changes, staging
 
-        return staging.sweep(self.paths, thorough=thorough)
+        return staging.sweep(self.paths, thorough=thorough) + (changes.sweep_removed(self.paths) if thorough else [])
 
     def agent_lock(
         self, owner: str, name: str, waiting: Callable[[], None] | None = None
@@ -232,8 +232,11 @@ class Store:
 
     def _not_found(self, agent: str) -> AgentNotFoundError:
         from agenthub.packages.index import agent_names
+        from agenthub.packages.staging import check_marker
 
-        known = [f"{owner}/{name}" for owner, name in agent_names(self.paths)]
+        check_marker(self.paths)  # a store that cannot be read is another error
+        with storing("read", self.paths.agents):
+            known = [f"{owner}/{name}" for owner, name in agent_names(self.paths)]
         by_name = {name.rpartition("/")[2]: name for name in known}
         close = nearest(agent.lower(), known) or by_name.get(nearest(agent.rpartition("/")[2].lower(), by_name) or "")
         if close:

@@ -39,6 +39,14 @@ class LocatedAgent(NamedTuple):
         return relative if relative.startswith("..") else os.path.join(".", relative)
 
 
+def working_directory() -> str:
+    """The working directory; one that was removed meanwhile still has a name, where nothing is found."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return os.environ.get("PWD") or "/"
+
+
 def is_path(agent: str) -> bool:
     """Whether AGENT is meant as a path and not as a name."""
     return agent in (".", "..", "~") or agent.startswith(("./", "../", "/", "~/"))
@@ -57,7 +65,7 @@ def locate(store: Store, agent: str, directory: str | None = None) -> LocatedAge
         InvalidManifestError: a path's manifest is missing or wrong.
     """
     if is_path(agent):
-        return locate_directory(os.path.join(directory or os.getcwd(), os.path.expanduser(agent)))
+        return locate_directory(os.path.join(directory or working_directory(), os.path.expanduser(agent)))
     owner, name = store.resolve(agent)
     return locate_directory(store.current_version_dir(owner, name))
 

@@ -7,11 +7,11 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from agenthub.config import EnvironmentConfig, RuntimeConfig, Settings
-from agenthub.errors import AgentNotFoundError, EnvironmentError, MethodNotFoundError, nearest
+from agenthub.errors import AgentNotFoundError, AgentRuntimeError, EnvironmentError, MethodNotFoundError, nearest
 from agenthub.manifest.inputs import check_inputs
 from agenthub.packages.locks import hold
 from agenthub.packages.store import Store
-from agenthub.runtime.agent_locator import LocatedAgent, is_path, locate, locate_directory
+from agenthub.runtime.agent_locator import LocatedAgent, is_path, locate, locate_directory, working_directory
 from agenthub.runtime.environment_manager import EnvironmentManager
 from agenthub.runtime.file_results import collect_file, returns_file
 from agenthub.runtime.limits import Limits, merge_limits
@@ -23,7 +23,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from agenthub.errors import AgentRuntimeError
     from agenthub.manifest import Method
     from agenthub.runtime.cancellation import Cancellation
 
@@ -155,7 +154,7 @@ class AgentRuntime:
     def _run(
         self, agent: LocatedAgent, method: Method, parameters: Mapping[str, Any], options: RunOptions
     ) -> dict[str, Any]:
-        arguments = check_inputs(method, parameters, options.directory or os.getcwd())
+        arguments = check_inputs(method, parameters, options.directory or working_directory())
         variables = run_variables(agent.manifest, options.variables, self._granted(agent), os.environ)
         limits = self.limits(agent, method)
         run_id = os.urandom(6).hex()
@@ -254,7 +253,7 @@ class AgentRuntime:
 
     def _explained(self, agent: LocatedAgent, outcome: dict[str, Any]) -> dict[str, Any]:
         """A failure that the environment explains is said to be the environment's."""
-        if agent.record is None or not needs_python(agent):
+        if agent.record is None or not needs_python(agent) or not os.path.isdir(agent.directory):
             return outcome
         venv = os.path.join(agent.directory, self.environment_manager.config.venv_location)
         expected = [(package["name"], package["version"]) for package in agent.record.dependencies]

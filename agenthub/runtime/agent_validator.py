@@ -132,7 +132,8 @@ def _python_findings(directory: str, target: str, manifest: AgentManifest) -> It
                 hint = f"; did you mean '{near}'?" if near else ""
                 yield Finding("error", relative, f"has no class {class_name}, which the entrypoint names{hint}")
             return
-        body, complete = classes[class_name].body, not classes[class_name].bases
+        found = classes[class_name]
+        body, complete = found.body, not (found.bases or found.keywords or found.decorator_list)
     functions = {node.name: node for node in body if isinstance(node, _Function)}
     known = functions.keys() | _bound_names(ast.Module(body, []))
     for name, method in manifest.methods.items():

@@ -195,20 +195,30 @@ def _namespace() -> str:
 
 def _remove_directory(directory: str) -> None:
     deadline = time.monotonic() + _REMOVE_TIMEOUT
-    while True:
+    for inner in reversed(_with_nested(directory)):
+        while os.path.isdir(inner):
+            try:
+                os.rmdir(inner)
+            except OSError:  # its last member is on its way out
+                if time.monotonic() > deadline:
+                    return  # a later run sweeps it
+                time.sleep(0.001)
+
+
+def _with_nested(directory: str) -> list[str]:
+    """A cgroup and those that its members made inside, parents first."""
+    found = [directory]
+    for parent in found:  # grows while it is walked
         try:
-            os.rmdir(directory)
-            return
+            if os.stat(parent).st_nlink > 2:
+                found += [entry.path for entry in os.scandir(parent) if entry.is_dir()]
         except FileNotFoundError:
-            return
-        except OSError:  # its last member is on its way out
-            if time.monotonic() > deadline:
-                return  # the next run sweeps it
-            time.sleep(0.001)
+            continue
+    return found
 
 
 def _pids(directory: str) -> list[int]:
-    return [int(line) for line in _lines(os.path.join(directory, "cgroup.procs"))]
+    return [int(pid) for inner in _with_nested(directory) for pid in _lines(os.path.join(inner, "cgroup.procs"))]
 
 
 def _counter(directory: str, name: str, key: str) -> int:

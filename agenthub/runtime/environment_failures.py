@@ -140,7 +140,7 @@ def _culprit(text: str, requirements: Sequence[str]) -> str:
     for pattern in _CULPRITS:
         found = pattern.search(text)
         if found:
-            return found.group(1).strip().strip("`").partition(" @ ")[0].rstrip(",.")
+            return found.group(1).strip().strip("`").partition(" @ ")[0].partition(" (from ")[0].rstrip(",.")
     # Nothing of the usual wording: the requirement that the reason mentions.
     mentioned = [name for name in map(requirement_name, requirements) if name and name in text.lower()]
     if mentioned:

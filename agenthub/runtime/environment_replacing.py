@@ -9,6 +9,7 @@ import re
 import shutil
 
 from agenthub.errors import AgentRuntimeError, EnvironmentError
+from agenthub.interrupts import deferred_interrupts
 from agenthub.runtime.environment_state import looks_like_environment
 
 TYPE_CHECKING = False
@@ -43,7 +44,8 @@ def replacing(venv: str, base: str, *, workshop: str | None = None, keep_failed:
                 _exchange(partial, venv, old)
             finally:
                 if not keep_failed:
-                    _remove(partial)
+                    with deferred_interrupts():
+                        _remove(partial)
     except OSError as error:
         if isinstance(error, AgentRuntimeError):  # some of ours are OSErrors as well
             raise
@@ -66,6 +68,7 @@ def _bench(venv: str, base: str, workshop: str | None) -> Iterator[str]:
                 # The base is in the name, so that what uv remembers of one is never taken for another.
                 bench = os.path.join(workshop, f"{number}{base.replace(os.sep, '+')[-200:]}")
                 lock = os.open(f"{bench}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                os.set_inheritable(lock, True)  # a tool that outlives us by an instant holds it that long
                 try:
                     if _taken(lock):
                         continue

@@ -85,9 +85,13 @@ def _interpreter_problems(python: str) -> list[str]:
         return []
     if not os.path.lexists(python):
         return ["its bin/python is missing"]
-    if os.path.exists(python):
-        return ["its bin/python cannot be executed"]
-    return [f"its interpreter {_link_end(python)} is gone"]
+    try:
+        os.stat(python)
+    except (FileNotFoundError, NotADirectoryError):
+        return [f"its interpreter {_link_end(python)} is gone"]
+    except OSError as error:
+        return [f"its interpreter {_link_end(python)} cannot be used: {error.strerror}"]
+    return ["its bin/python cannot be executed"]
 
 
 def _link_end(path: str) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
 from typing import NamedTuple
 
-from agenthub.errors import EnvironmentError
+from agenthub.errors import AgentRuntimeError, EnvironmentError
+from agenthub.lifeline import running_tool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -134,43 +133,34 @@ def run_tool(
 ) -> Finished:
     """Run a tool to its end, in a session of its own.
 
-    Whatever interrupts the wait (Ctrl-C, an exception of `on_line`, the deadline) kills its whole process group first.
+    Whatever interrupts the wait (Ctrl-C, an exception of `on_line`, the deadline) kills its whole process group first,
+    and so does our own end. It inherits descriptors that are inheritable: a lock on where it writes is its as well.
 
     Raises:
         EnvironmentError: it did not start, or was still running after `timeout` seconds.
     """
+    lines: list[str] = []
     try:
-        process = subprocess.Popen(
+        with running_tool(
             argv,
             cwd=cwd,
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+            close_fds=False,
+        ) as process:
+            ended = _collect(process, lines, on_line, time.monotonic() + timeout)
     except OSError as error:
+        if isinstance(error, AgentRuntimeError):  # some of ours are OSErrors as well
+            raise
         raise EnvironmentError(f"cannot start {argv[0]}: {error.strerror}") from None
-    lines: list[str] = []
-    try:
-        if not _collect(process, lines, on_line, time.monotonic() + timeout):
-            raise EnvironmentError(
-                f"{os.path.basename(argv[0])} was still running after {timeout:.0f} s and was stopped",
-                details=lines[-5:],
-            )
-    finally:
-        # Not reaped yet, so the group's number is still ours: what a build script left behind goes as well.
-        _kill_group(process)
+    if not ended:
+        raise EnvironmentError(
+            f"{os.path.basename(argv[0])} was still running after {timeout:.0f} s and was stopped",
+            details=lines[-5:],
+        )
     return Finished(process.returncode, lines)
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    # An already dead leader stays a zombie until `wait`, and ignores the signal.
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    if process.stdout:
-        process.stdout.close()
 
 
 def _has_ended(pid: int) -> bool:
@@ -186,7 +176,7 @@ def _collect(
     assert process.stdout is not None
     os.set_blocking(process.stdout.fileno(), False)
     pending = b""
-    with selectors.DefaultSelector() as selector:
+    with process.stdout, selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         end_of_output = False
         while True:

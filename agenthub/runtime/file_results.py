@@ -47,10 +47,11 @@ def collect_file(method: Method, result: Any, scratch: str, limit: int) -> dict[
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise ExecutionError(f"{method.name} returned the path {result!r}: {error.strerror}") from None
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        raise ExecutionError(f"{method.name} returned the path {result!r}, which is not a file")
     with open(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise ExecutionError(f"{method.name} returned the path {result!r}, which is not a file")
         if found.st_size > limit:
             raise ExecutionError(
                 f"{method.name} returned a file of {format_size(found.st_size)}, more than {format_size(limit)}",

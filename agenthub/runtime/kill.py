@@ -19,7 +19,15 @@ _QUIET_SCANS = 2
 _PAUSE = 0.0005
 
 
-def kill_tree(tree: ProcessTree, root: int, cgroup: Cgroup | None) -> bool:
+class Reaped:
+    """What the orphans used that were reaped: `cpu` seconds, and `peak`, the bytes of the largest."""
+
+    def __init__(self) -> None:
+        self.cpu = 0.0
+        self.peak = 0
+
+
+def kill_tree(tree: ProcessTree, root: int, cgroup: Cgroup | None, reaped: Reaped) -> bool:
     """Kills every member of a run but leaves `root`, the supervisor's own child, unreaped.
 
     Members are stopped before they are killed, so that they cannot fork away from the sweep; the sweep is repeated
@@ -31,15 +39,15 @@ def kill_tree(tree: ProcessTree, root: int, cgroup: Cgroup | None) -> bool:
     deadline = time.monotonic() + KILL_TIMEOUT
     quiet = 0
     while quiet < _QUIET_SCANS:
-        living, reaped = _scan(tree, root, cgroup)
-        if not living and not reaped:
+        living, dead = _scan(tree, root, cgroup, reaped)
+        if not living and not dead:
             quiet += 1
             continue
         quiet = 0
         if living:
             if cgroup is not None:
                 cgroup.kill()
-            _stop(tree, root, cgroup, living)
+            _stop(tree, root, cgroup, living, reaped)
             for pid in living:
                 send_signal(pid, signal.SIGKILL)
             time.sleep(_PAUSE)
@@ -48,35 +56,39 @@ def kill_tree(tree: ProcessTree, root: int, cgroup: Cgroup | None) -> bool:
     return True
 
 
-def _stop(tree: ProcessTree, root: int, cgroup: Cgroup | None, living: set[int]) -> None:
+def _stop(tree: ProcessTree, root: int, cgroup: Cgroup | None, living: set[int], reaped: Reaped) -> None:
     """Stops `living`, and adds whoever they had started meanwhile."""
     fresh = set(living)
     for _ in range(_STOP_ROUNDS):
         for pid in fresh:
             send_signal(pid, signal.SIGSTOP)
-        fresh = _scan(tree, root, cgroup)[0] - living
+        fresh = _scan(tree, root, cgroup, reaped)[0] - living
         if not fresh:
             return
         living |= fresh
 
 
-def _scan(tree: ProcessTree, root: int, cgroup: Cgroup | None) -> tuple[set[int], int]:
+def _scan(tree: ProcessTree, root: int, cgroup: Cgroup | None, reaped: Reaped) -> tuple[set[int], int]:
     """Who lives, and how many were found dead and reaped: a chain of forks shows itself by its dead."""
     living = set(filter(is_alive, cgroup.members())) if cgroup is not None else set()
-    reaped = 0
+    dead = 0
     for member in tree.scan():
         if not member.zombie:
             living.add(member.pid)
         elif member.pid != root:
-            reaped += reap_orphan(member)
-    return living, reaped
+            dead += reap_orphan(member, reaped)
+    return living, dead
 
 
-def reap_orphan(member: Member) -> bool:
+def reap_orphan(member: Member, reaped: Reaped) -> bool:
     """Reaps a member that ended as our adopted child; says whether it was one."""
     if member.parent != os.getpid():
         return False
     try:
-        return os.waitpid(member.pid, os.WNOHANG)[0] != 0
+        pid, _, usage = os.wait4(member.pid, os.WNOHANG)
     except ChildProcessError:  # another thread of this program was faster
         return False
+    if pid != 0:
+        reaped.cpu += usage.ru_utime + usage.ru_stime
+        reaped.peak = max(reaped.peak, usage.ru_maxrss * 1024)
+    return pid != 0

@@ -7,6 +7,8 @@ and exec (`preexec_fn` may deadlock in a program with threads), and the program 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import math
 import os
 import resource
@@ -18,7 +20,7 @@ from agenthub.errors import EnvironmentError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from agenthub.runtime.limits import Limits
 
@@ -26,7 +28,7 @@ RUN_ID_VARIABLE = "AGENTHUB_RUN_ID"
 OPEN_GATE = b"\n"
 # Enters cgroups by itself: a single thread that moves itself takes no lock of the kernel's that takes 10 ms to get.
 _GATE = """read -r AGENTHUB_GATE || exit 125
-while [ "$1" != -- ]; do { echo 0 >"$1"; } 2>/dev/null; shift; done
+while [ "$1" != -- ]; do { echo 0 >&"$1"; } 2>/dev/null; eval "exec $1>&-"; shift; done
 shift
 exec "$@\""""
 _HEADERS = (
@@ -35,6 +37,7 @@ _HEADERS = (
     b"\xca\xfe\xba\xbe",  # Mach-O for several processors
 )
 _MARK_CEILING = 1 << 62
+_SHELLS_LAST = 9
 
 
 class Launch(NamedTuple):
@@ -46,6 +49,8 @@ class Launch(NamedTuple):
         cwd: its working directory.
         run_id: put into its environment as `AGENTHUB_RUN_ID`, by which its orphans are known.
         pass_fds: descriptors it inherits besides 0, 1 and 2.
+        needs: files of agenthub's own that it reads.
+        record: a file that tells a later command whom to end, should the supervisor be killed; empty: none.
     """
 
     argv: tuple[str, ...]
@@ -53,22 +58,44 @@ class Launch(NamedTuple):
     cwd: str
     run_id: str
     pass_fds: tuple[int, ...] = ()
+    needs: tuple[str, ...] = ()
+    record: str = ""
 
 
-def start_gated(launch: Launch, doors: Iterable[str] = ()) -> subprocess.Popen[bytes]:
-    """Starts the gate, in a session of its own, with three pipes.
+def open_doors(doors: Iterable[str]) -> list[int]:
+    """Opens the files by which cgroups are entered; those that cannot be are left out.
+
+    As descriptors they can be used by a gate that may not open them, and that closes them. A shell knows only ten, so
+    the lowest numbers are taken that there are.
+    """
+    opened = []
+    for door in doors:
+        try:
+            descriptor = os.open(door, os.O_WRONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        if descriptor > _SHELLS_LAST:
+            low = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+            os.close(descriptor)
+            descriptor = low
+        opened.append(descriptor)
+    return opened
+
+
+def start_gated(launch: Launch, doors: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+    """Starts the gate, in a session of its own, with three pipes. The program must have been checked.
 
     Args:
         launch: what to become.
-        doors: files of cgroups, to which the gate writes 0 to enter.
+        doors: descriptors of files of cgroups, to which the gate writes 0 to enter.
 
     Raises:
-        EnvironmentError: the program, its interpreter or its directory is missing or broken, or no process can be made.
+        EnvironmentError: no process can be made.
     """
-    check_program(launch.argv[0], launch.env, launch.cwd)
+    low = [door for door in doors if door <= _SHELLS_LAST]
     try:
-        return subprocess.Popen(
-            ("/bin/sh", "-c", _GATE, "sh", *doors, "--", *launch.argv),
+        process = subprocess.Popen(
+            ("/bin/sh", "-c", _GATE, "sh", *map(str, low), "--", *launch.argv),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -76,11 +103,15 @@ def start_gated(launch: Launch, doors: Iterable[str] = ()) -> subprocess.Popen[b
             cwd=launch.cwd,
             env={**launch.env, RUN_ID_VARIABLE: launch.run_id},
             start_new_session=True,
-            pass_fds=launch.pass_fds,
+            pass_fds=(*launch.pass_fds, *low),
         )
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise EnvironmentError(f"cannot start {launch.argv[0]} in {launch.cwd}: {reason}") from None
+    for door in set(doors).difference(low):
+        with contextlib.suppress(OSError):
+            os.write(door, str(process.pid).encode())
+    return process
 
 
 def check_program(program: str, env: Mapping[str, str], cwd: str) -> None:

@@ -123,8 +123,8 @@ def _failed(agent: str, failure: Failure, completion: Completion, limits: Limits
 
 
 def _unanswered(agent: str, completion: Completion, exchange: Exchange, limits: Limits) -> AgentRuntimeError:
-    failed = completion.status != 0
-    if failed and limits.memory is not None and _ran_out_of_memory(completion):
+    failed = completion.status not in (0, None)
+    if (failed or completion.signal is not None) and limits.memory is not None and _ran_out_of_memory(completion):
         return _memory_error(agent, completion, limits)
     if completion.signal is not None:
         known = _SIGNALS.get(signal.Signals(completion.signal)) if completion.signal < signal.SIGRTMIN else None

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from agenthub.manifest import AgentManifest, Method
+    from agenthub.runtime.confined import Confinement
 
 _HOST = os.path.join(os.path.dirname(os.path.abspath(__file__)), "agent_side", "host.py")
 _CLEANUP_TIMEOUT = 10.0
@@ -77,6 +78,7 @@ class ProcessManager:
         cancellation: Cancellation | None = None,
         tool_context: Mapping[str, Any] | None = None,
         run_id: str | None = None,
+        confinement: Confinement | None = None,
     ) -> dict[str, Any]:
         """Executes a method in an isolated process tree. The first three arguments are enough.
 
@@ -96,11 +98,14 @@ class ProcessManager:
             cancellation: stops the run.
             tool_context: what a script is told of tools.
             run_id: a name for the run, unique among those running.
+            confinement: what holds the run, made for this run alone; its policy must name the same directory and
+                scratch. None: rlimits alone.
 
         Returns:
             `{"result": …}` or `{"error", "error_type", "exit_code"[, "suggestion"][, "details"]}`, and in both cases
             `execution_time` (s), `memory_usage` (peak of the whole tree, as `"50MB"`), `warnings` (a list of str) and
-            `usage`: `wall` and `cpu` (s), `peak_memory` and `output` (bytes).
+            `usage`: `wall` and `cpu` (s), `peak_memory` and `output` (bytes), `isolation` (what held it:
+            `bubblewrap`, `landlock` or `rlimits`).
 
         Raises:
             AgentNotFoundError: there is no such directory (a ValueError).
@@ -117,6 +122,7 @@ class ProcessManager:
             limits = self._limits(manifest, declared)
         python, venv = _interpreter(directory, python)
         log = Log(self._filtered(on_log))
+        kept = scratch is not None
 
         def prepare(scratch: str) -> _Program:
             if manifest.entrypoint.kind == "python":
@@ -136,8 +142,10 @@ class ProcessManager:
                 env=run_environment(os.environ, scratch, venv, env),
                 cwd=program.cwd,
                 run_id=run_id or os.urandom(8).hex(),
+                needs=(_HOST,),
+                record=f"{scratch}.run" if kept else "",
             )
-            completion = self._supervise(launch, program.exchange, limits, log, cancellation)
+            completion = self._supervise(launch, program.exchange, limits, log, cancellation, confinement)
             return _envelope(manifest.name, directory, completion, program.exchange, limits)
 
         return _with_scratch(scratch, run)
@@ -150,6 +158,8 @@ class ProcessManager:
         python: str | None = None,
         env: Mapping[str, str] | None = None,
         limits: Limits | None = None,
+        scratch: str | None = None,
+        confinement: Confinement | None = None,
     ) -> dict[str, Any]:
         """The public callables of an agent's entry point, which this imports in a process of its own.
 
@@ -165,6 +175,7 @@ class ProcessManager:
         caps = limits or merge_limits(Limits.from_config(self.config), manifest.limits)
         python, venv = _interpreter(directory, python)
         log = Log()
+        kept = scratch is not None
 
         def run(scratch: str) -> dict[str, Any]:
             exchange = RpcExchange("describe", {}, log, caps.result)
@@ -173,12 +184,14 @@ class ProcessManager:
                 env=run_environment(os.environ, scratch, venv, env),
                 cwd=scratch,
                 run_id=os.urandom(8).hex(),
+                needs=(_HOST,),
+                record=f"{scratch}.run" if kept else "",
             )
-            completion = self._supervise(launch, exchange, caps, log, None)
+            completion = self._supervise(launch, exchange, caps, log, None, confinement)
             described: dict[str, Any] = result_of(manifest.name, completion, exchange, caps)
             return described
 
-        return _with_scratch(None, run)
+        return _with_scratch(scratch, run)
 
     def cleanup_processes(self) -> None:
         """Kills every run of this manager that is still going, and waits for those of other threads to end."""
@@ -202,13 +215,14 @@ class ProcessManager:
         limits: Limits,
         log: Log,
         cancellation: Cancellation | None,
+        confinement: Confinement | None,
     ) -> Completion:
         with Cancellation() as own:
             with self._changed:
                 self._running[own] = threading.get_ident()
             try:
                 wanted = (own,) if cancellation is None else (own, cancellation)
-                return supervise(launch, exchange, limits, log, cancellations=wanted)
+                return supervise(launch, exchange, limits, log, cancellations=wanted, confinement=confinement)
             finally:
                 with self._changed:
                     del self._running[own]
@@ -305,6 +319,7 @@ def _envelope(
         "cpu": completion.cpu,
         "peak_memory": completion.peak_memory,
         "output": completion.output,
+        "isolation": completion.isolation,
     }
     envelope["warnings"] = warnings
     return envelope

@@ -83,7 +83,7 @@ class ProcTree:
         for pid in pending:  # grows while it is walked
             if pid in members:
                 continue
-            member = _read_member(pid)
+            member = read_member(pid)
             if member is None or (member.parent == self._self and not self._is_ours(member)):
                 continue
             members[pid] = member
@@ -94,7 +94,7 @@ class ProcTree:
     def memory(self, members: Sequence[Member]) -> int:
         living = [member for member in members if not member.zombie]
         measure = _exclusive if len(living) == 1 else _proportional
-        return sum(measure(member.pid) or member.rss for member in living)
+        return sum(measure(member.pid) or _resident(member.pid) for member in living)
 
     def _is_ours(self, member: Member) -> bool:
         identity = member[:2]
@@ -102,7 +102,7 @@ class ProcTree:
             return True
         if identity in self._strangers:
             return False
-        if self._has_mark(member.pid) or self._tag in b"\0" + _read(f"/proc/{member.pid}/environ"):
+        if self._has_mark(member.pid) or self._tag in b"\0" + read_file(f"/proc/{member.pid}/environ"):
             return True
         self._strangers.add(identity)
         return False
@@ -123,7 +123,7 @@ def is_alive(pid: int) -> bool:
     if pid <= 0:
         return False
     if os.path.exists("/proc/self/stat"):
-        member = _read_member(pid)
+        member = read_member(pid)
         return member is not None and not member.zombie
     from agenthub.runtime.process_tree_psutil import is_alive as psutil_is_alive
 
@@ -140,12 +140,12 @@ def send_signal(pid: int, number: int) -> None:
 
 def peak_rss(pid: int) -> int:
     """The most bytes that a living process ever had resident since its exec; 0 if it is gone."""
-    status = _read(f"/proc/{pid}/status")
+    status = read_file(f"/proc/{pid}/status")
     start = status.find(b"VmHWM:")
     return int(status[start + 6 :].split(None, 1)[0]) * 1024 if start >= 0 else 0
 
 
-def _read(path: str) -> bytes:
+def read_file(path: str) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -161,8 +161,8 @@ def _read(path: str) -> bytes:
         os.close(descriptor)
 
 
-def _read_member(pid: int) -> Member | None:
-    data = _read(f"/proc/{pid}/stat")
+def read_member(pid: int) -> Member | None:
+    data = read_file(f"/proc/{pid}/stat")
     if not data:
         return None
     fields = data[data.rindex(b")") + 2 :].split()  # the name before it may hold anything
@@ -184,15 +184,21 @@ def _children(pid: int, families: dict[int, list[int]] | None) -> Iterable[int]:
         threads = os.listdir(f"/proc/{pid}/task")
     except OSError:
         return ()
-    return [int(child) for thread in threads for child in _read(f"/proc/{pid}/task/{thread}/children").split()]
+    return [int(child) for thread in threads for child in read_file(f"/proc/{pid}/task/{thread}/children").split()]
 
 
 def _families() -> dict[int, list[int]]:
     families: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
-        if name.isdigit() and (member := _read_member(int(name))) is not None:
+        if name.isdigit() and (member := read_member(int(name))) is not None:
             families.setdefault(member.parent, []).append(member.pid)
     return families
+
+
+def _resident(pid: int) -> int:
+    """What is left to say where the finer figures are not to be had; 0 for a process that ended meanwhile."""
+    member = read_member(pid)
+    return member.rss if member is not None else 0
 
 
 def _exclusive(pid: int) -> int:
@@ -206,4 +212,4 @@ def _proportional(pid: int) -> int:
 
 
 def _sum_of(path: str, names: tuple[bytes, ...]) -> int:
-    return sum(int(line.split()[1]) * 1024 for line in _read(path).splitlines() if line.startswith(names))
+    return sum(int(line.split()[1]) * 1024 for line in read_file(path).splitlines() if line.startswith(names))

@@ -13,6 +13,7 @@ import stat
 import time
 
 from agenthub.errors import EnvironmentError
+from agenthub.runtime.remains import end_remains
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def _sweep_sometimes(base: str, interval: float) -> None:
 
 
 def sweep(base: str) -> list[str]:
-    """Removes the scratch directories whose supervisor is dead; returns their paths."""
+    """Ends what is left of runs whose supervisor is dead, and removes their directories; returns the paths of these."""
     removed = []
     with contextlib.suppress(FileNotFoundError), os.scandir(base) as entries:
         for entry in entries:
@@ -83,6 +84,7 @@ def sweep(base: str) -> list[str]:
                 held = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
                 try:
                     fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    end_remains(f"{entry.path}.run")
                     remove_tree(entry.path)
                     removed.append(entry.path)
                 finally:

@@ -10,10 +10,12 @@ from typing import NamedTuple
 
 from agenthub.errors import AgentRuntimeError
 from agenthub.runtime.cgroups import make_cgroup
+from agenthub.runtime.confined import Confinement, Unconfined
 from agenthub.runtime.kill import kill_tree
-from agenthub.runtime.launch import OPEN_GATE, Launch, apply_rlimits, start_gated
+from agenthub.runtime.launch import OPEN_GATE, Launch, apply_rlimits, check_program, open_doors, start_gated
 from agenthub.runtime.pipes import Pipes
 from agenthub.runtime.process_tree import open_tree
+from agenthub.runtime.remains import remove_record, write_record
 from agenthub.runtime.subreaper import Subreaper
 from agenthub.runtime.watch import Watch
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Completion", "Launch", "supervise"]
 
+_RELAYED = 128  # plus the signal's number: how a relaying first process ends
 TERM_GRACE = 0.5  # seconds between SIGTERM and SIGKILL at most: whoever ignores the first wins no time
 
 
@@ -47,6 +50,7 @@ class Completion(NamedTuple):
         output: bytes of stdout and stderr.
         log: the newest log lines.
         survivors: whether a process could not be killed.
+        isolation: what held it: `bubblewrap`, `landlock` or `rlimits`.
     """
 
     reason: str
@@ -59,6 +63,7 @@ class Completion(NamedTuple):
     output: int
     log: tuple[str, ...]
     survivors: bool
+    isolation: str
 
 
 def supervise(
@@ -68,6 +73,7 @@ def supervise(
     log: Log,
     *,
     cancellations: Sequence[Cancellation] = (),
+    confinement: Confinement | None = None,
     cgroup_factory: Callable[[int | None, int | None], Cgroup | None] = make_cgroup,
     tree_factory: Callable[[int, str, int | None], ProcessTree] = open_tree,
 ) -> Completion:
@@ -79,14 +85,16 @@ def supervise(
         limits: its caps.
         log: takes its log.
         cancellations: any of these stops the run.
+        confinement: what holds it; None: rlimits alone. It is used up.
         cgroup_factory: makes the run's cgroup from a memory and a task cap; may return None.
         tree_factory: opens its process tree.
 
     Raises:
         EnvironmentError: it cannot be started.
+        PermissionDeniedError: it cannot be held.
     """
     with Subreaper():
-        run = _Run(launch, exchange, limits, log, cancellations)
+        run = _Run(launch, exchange, limits, log, cancellations, confinement or Unconfined())
         try:
             run.start(cgroup_factory, tree_factory)
             run.loop()
@@ -103,10 +111,14 @@ class _Run:
         limits: Limits,
         log: Log,
         cancellations: Sequence[Cancellation],
+        confinement: Confinement,
     ) -> None:
         self._launch = launch
         self._exchange = exchange
+        self._confinement = confinement
         self._limits = limits
+        if limits.processes is not None and confinement.tasks:
+            self._limits = limits._replace(processes=limits.processes + confinement.tasks)
         self._log = log
         self._cancellations = cancellations
         self._reason = "exited"
@@ -119,6 +131,7 @@ class _Run:
         self._process: subprocess.Popen[bytes] | None = None
         self._pid = 0
         self._noted = 0
+        self._survivors = False
 
     def start(
         self,
@@ -128,10 +141,20 @@ class _Run:
         self._started = time.monotonic()
         # The kernel hands our own peak on to what we start, as a floor under its figure.
         self._inherited_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        check_program(self._launch.argv[0], self._launch.env, self._launch.cwd)
         self._cgroup = cgroup_factory(self._limits.memory, self._limits.processes)
-        self._process = start_gated(self._launch, self._cgroup.doors if self._cgroup is not None else ())
+        doors = open_doors(self._cgroup.doors if self._cgroup is not None else ())
+        try:
+            launch = self._confinement.prepare(self._launch, self._limits, exact_memory=bool(doors))
+            self._process = self._confinement.spawn(lambda: start_gated(launch, doors))
+        finally:
+            for door in doors:
+                os.close(door)
         pid = self._pid = self._process.pid
-        self._tree = tree_factory(pid, self._launch.run_id, apply_rlimits(pid, self._limits))
+        mark = apply_rlimits(pid, self._limits)
+        if self._launch.record:
+            write_record(self._launch.record, pid, mark, self._launch.run_id)
+        self._tree = tree_factory(pid, self._launch.run_id, mark)
         self._watch = Watch(self._tree, pid, self._limits, self._cgroup)
         wake = [cancellation.fileno() for cancellation in self._cancellations]
         if hasattr(os, "pidfd_open"):
@@ -202,7 +225,7 @@ class _Run:
         if reason in ("timeout", "cancelled") and self._pipes is not None:
             patience = min(self._limits.grace, TERM_GRACE)
             self._pipes.send(self._exchange.farewell)
-            os.killpg(self._pid, signal.SIGTERM)  # not reaped, so that the number is still its own
+            self._confinement.terminate(self._pid)  # not reaped, so that the number is still its own
         self._kill_at = time.monotonic() + patience
 
     def conclude(self) -> Completion:
@@ -229,16 +252,19 @@ class _Run:
             signal=number,
             error=self._error,
             wall=wall,
-            cpu=max(cpu, self._watch.cpu),
-            peak_memory=max(peak, self._watch.peak),
+            cpu=max(cpu + self._watch.reaped.cpu, self._watch.cpu),
+            peak_memory=max(peak, self._watch.reaped.peak, self._watch.peak),
             output=self._pipes.received,
             log=self._log.tail,
             survivors=survivors,
+            isolation=self._confinement.isolation,
         )
 
     def _kill(self) -> bool:
         assert self._tree is not None
-        return kill_tree(self._tree, self._pid, self._cgroup)
+        self._confinement.kill()
+        self._survivors = not kill_tree(self._tree, self._pid, self._cgroup, self._watch.reaped)
+        return not self._survivors
 
     def _reap(self) -> tuple[int | None, int | None, float, int]:
         """Exit status, signal, CPU seconds and peak bytes of the first process; None where nobody knows."""
@@ -253,6 +279,8 @@ class _Run:
             process.returncode = 0  # else the module `subprocess` would wait for it in our stead
             return None, None, 0.0, 0
         code = process.returncode = os.waitstatus_to_exitcode(raw)
+        if self._confinement.relays_exit and code > _RELAYED:
+            code = _RELAYED - code
         peak = usage.ru_maxrss * 1024 if usage.ru_maxrss > self._inherited_peak else 0
         cpu = usage.ru_utime + usage.ru_stime
         return (code, None, cpu, peak) if code >= 0 else (None, -code, cpu, peak)
@@ -267,6 +295,8 @@ class _Run:
             else:  # still the gate, which has started nothing
                 process.kill()
                 process.wait()
+        if self._launch.record and not self._survivors:
+            remove_record(self._launch.record)
         if self._cgroup is not None:
             self._cgroup.remove()
         if self._pipes is not None:
@@ -277,3 +307,4 @@ class _Run:
                     file.close()
         if self._pidfd >= 0:
             os.close(self._pidfd)
+        self._confinement.close()

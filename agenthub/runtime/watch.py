@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from agenthub.runtime.kill import reap_orphan
+from agenthub.runtime.kill import Reaped, reap_orphan
 from agenthub.runtime.process_tree import peak_rss
 
 TYPE_CHECKING = False
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 POLL = 0.01  # seconds: 1 GiB touched as fast as possible overshoots a cap by some 15 MiB then
 POLL_WITH_CGROUP = 0.05  # the kernel holds the cap
 _SCAN_SHARE = 10  # the pause after looking, as a multiple of the time it took
+_DOUBTS = 3  # so many times in a row a doubtful figure is let pass
 _CONFIRM_SHARE = 4  # the same after measuring exactly what seems to be over the cap
 
 
@@ -37,8 +38,10 @@ class Watch:
         self._limits = limits
         self._cgroup = cgroup
         self._suspicious = False
+        self._doubts = 0
         self._measured = 0.0  # when
         self._measuring = 0.0  # how long it took
+        self.reaped = Reaped()
         self.peak = 0
         self.cpu = 0.0
         self.due = 0.0
@@ -50,7 +53,7 @@ class Watch:
         members = self._tree.scan()
         for member in members:
             if member.zombie and member.pid != self._root:
-                reap_orphan(member)
+                reap_orphan(member, self.reaped)
         inside = self._cgroup is not None and self._cgroup.members()
         pause = max(POLL_WITH_CGROUP if inside else POLL, _SCAN_SHARE * (time.monotonic() - started))
         before = self._measured
@@ -95,5 +98,17 @@ class Watch:
             memory = min(memory, self._tree.memory(members))
             self._measured = time.monotonic()
             self._measuring = self._measured - started
+        if cap is None or memory <= cap:
+            self.peak = max(self.peak, memory)
+            self._doubts = 0
+            return False
+        if self._doubts < _DOUBTS and self._somebody_left(members):
+            self._doubts += 1
+            return False
         self.peak = max(self.peak, memory)
-        return cap is not None and memory > cap
+        return True
+
+    def _somebody_left(self, members: Sequence[Member]) -> bool:
+        """Whether a member ended while all were measured: its share then counted twice, as its own and its heirs'."""
+        now = {member.pid for member in self._tree.scan() if not member.zombie}
+        return any(member.pid not in now for member in members if not member.zombie)

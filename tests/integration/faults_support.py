@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,8 @@ class Hub:
         self.variables = {
             **{key: value for key, value in os.environ.items() if not key.startswith(CLEAN_VARIABLES)},
             **{key: value for key, value in os.environ.items() if key in ("UV_DEFAULT_INDEX", "UV_INDEX_URL")},
+            # Without the wrappers of version managers, which take long to say what they are.
+            "PATH": os.pathsep.join((os.path.dirname(shutil.which("git") or "/usr/bin/git"), os.defpath)),
             "AGENTHUB_HOME": str(self.home),
             "HOME": str(self.user),
             "TMPDIR": str(self.tmp),
@@ -66,8 +69,9 @@ class Hub:
         assert finished.returncode == code, finished
         lines = finished.stderr[finished.stderr.index("error: ") :].splitlines()
         assert len(lines) <= 4, finished.stderr
-        for word in (says,) if isinstance(says, str) else says:
-            assert word in finished.stderr, (word, finished.stderr)
+        for word in says if isinstance(says, tuple) else (says,):
+            found = word in finished.stderr if isinstance(word, str) else word.search(finished.stderr)
+            assert found, (word, finished.stderr)
         return finished.stderr
 
     def install(self, *words, **options):
@@ -96,6 +100,8 @@ class Hub:
         for version in self.versions():
             found += [path for path in version.iterdir() if ".partial" in path.name or ".old" in path.name]
             found += [] if (version / ".agenthub" / "record.json").exists() else [version]
+            link = self.home / "agents" / version.parent.parent.name / version.parent.name
+            found += [] if link.is_symlink() else [version.parent]
         found += [path for path in self.user.iterdir() if path != self.home]
         found += [path for path in self.tmp.iterdir() if not path.name.startswith("agenthub-")]
         for scratch in self.tmp.glob("agenthub-*"):

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -179,6 +180,51 @@ def test_signals_at_any_instant_of_an_install(hub, agents):
         assert processes_about(hub.root) == {}
         assert hub.leftovers() == []
         check_after_kill(hub, {OLD, NEW})
+
+
+@pytest.mark.parametrize("before", ["versions", "grants"])
+def test_an_uninstall_that_was_killed_between_its_steps(hub, tmp_path, before):
+    """As kill -9 leaves it: the link is gone; what remains is nobody's, and must not be granted to who comes next."""
+    hub.install(write_agent(tmp_path / "a"))
+    hub.ok("grant", "probe", "environment", "TELLTALE")
+    (hub.home / "agents" / "local" / "probe").unlink()
+    if before == "grants":
+        shutil.rmtree(hub.home / "versions")
+    assert hub.agents() == []
+    assert "removed 1 leftover" in hub.ok("doctor", "--fix")
+    assert hub.versions() == []
+    assert hub.leftovers() == []
+    assert list((hub.home / "grants").glob("*/*")) == []
+    assert list((hub.home / "locks").iterdir()) == []
+    assert "leftover" not in hub.ok("doctor", "--fix")
+
+
+def test_uninstalls_that_are_killed(hub, agents):
+    for number in range(4):
+        hub.install(agents[0])
+        process = hub.start("uninstall", "probe", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # Its work is done in the last few milliseconds.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.04 + 0.015 * number)
+        kill(hub, process, whole=False)
+        check_after_kill(hub, {OLD, None})
+    hub.ok("doctor", "--fix")
+    assert hub.leftovers() == []
+    assert len(hub.versions()) == len(hub.agents())
+
+
+def test_an_install_that_was_killed_before_it_was_current(hub, agents):
+    """Complete, with its record, and never linked: the next command removes it."""
+    hub.install(agents[0])
+    hub.install(agents[1], "--as", "other/probe")
+    (version,) = (hub.home / "versions" / "other" / "probe").iterdir()
+    (hub.home / "agents" / "other" / "probe").unlink()
+    note = hub.home / "staging" / "0123456789abcdef.lock"
+    note.write_text(str(version))
+    hub.install("--force", agents[0])
+    assert not version.exists()
+    assert hub.leftovers() == []
+    assert check_after_kill(hub, {OLD}) == OLD
 
 
 # many at once

@@ -344,3 +344,19 @@ def test_directory_removed_in_the_middle(tmp_path):
     answer = run_script(tmp_path, code)
     assert answer["error_type"] == "ExecutionError"
     assert "was removed during the run" in answer["suggestion"]
+
+
+def test_an_embedding_program_that_ignores_its_children(tmp_path):
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert run_script(tmp_path, "print('{\"result\": 1}')")["result"] == 1
+        assert "it wrote nothing" in run_script(tmp_path, "raise SystemExit(3)")["error"]
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_sigint_in_the_middle_ends_the_run_and_is_raised():
+    before = own_children()
+    with pytest.raises(KeyboardInterrupt):
+        supervised("import os, signal, time; os.kill(os.getppid(), signal.SIGINT); time.sleep(60)")
+    assert own_children() == before

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import textwrap
 
 import pytest
 from processes_support import run_method, run_script, supervised
 from test_processes_tree import CGROUPS, cgroups, no_cgroup
 
+import agenthub
 from agenthub.runtime.cgroups import CgroupV2, make_cgroup
 from agenthub.runtime.limits import Limits
 from agenthub.runtime.process_tree_psutil import PsutilTree
@@ -149,6 +152,34 @@ def test_no_cgroup_is_left():
     supervised("print(1)", cgroup_factory=remembered)
     assert len(made) == 1
     assert not os.path.exists(getattr(made[0], "_memory", None) or made[0]._directory)
+
+
+def test_cgroups_that_an_agent_makes_inside_its_own_go_too():
+    factory = cgroups("cgroup")
+    inner = []
+    code = """
+    from agenthub.runtime.cgroups import make_cgroup
+    import os
+    cgroup = make_cgroup(1 << 28, None)
+    directory = os.path.dirname(cgroup.doors[0])
+    if os.fork() == 0:
+        open(cgroup.doors[0], "w").write("0")
+        import time
+        time.sleep(60)
+    while not cgroup.members():
+        pass
+    print(directory, flush=True)
+    """
+    completion, _ = supervised(
+        code,
+        argv=(sys.executable, "-c", textwrap.dedent(code)),
+        env={"PYTHONPATH": os.path.dirname(os.path.dirname(agenthub.__file__))},
+        cgroup_factory=factory,
+        on_log=lambda line, level: inner.append(line),
+    )
+    assert completion.status == 0
+    assert len(inner) == 1
+    assert not os.path.exists(os.path.dirname(inner[0]))
 
 
 def test_a_cgroup_that_cannot_be_entered_is_done_without():

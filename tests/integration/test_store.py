@@ -43,7 +43,7 @@ def record_for(owner, name, version="1.0", **fields):
         "dependencies": [{"name": "requests", "version": "2.32.0"}],
         "environment": "dependencies",
         "size": {"code": 10, "environment": 20},
-        "manifest": {"name": name, "description": "does things", "methods": {"run": {}}},
+        "manifest": {"name": name, "description": "does things", "methods": [["run"]]},
         "warnings": [],
         "hints": ["OPENAI_API_KEY"],
     }
