@@ -6,7 +6,7 @@ rm -rf "$out"
 mkdir -p "$out"
 export AGENTHUB_HOME="$PWD/$out/home"
 
-say() { printf '\n$ %s\n' "$*"; "$@"; }
+say() { printf '\n$ %s\n' "$*" >&2; "$@"; }
 
 say agenthub install --yes ./sample_agents/data-analyst
 say agenthub info data-analyst

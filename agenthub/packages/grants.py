@@ -8,11 +8,11 @@ from typing import Any
 from agenthub.config import Paths
 from agenthub.packages.files import SCHEMA_VERSION, read_json, storing, write_json
 
-_GRANTS = ("environment", "code", "secrets")
+_GRANTS = ("environment", "code")
 
 
 def read_grants(paths: Paths, owner: str, name: str) -> dict[str, list[str]]:
-    """`environment`: names of variables that pass through; `code`: digests that may run; `secrets`: names. Or empty."""
+    """`environment`: names of variables that pass through; `code`: digests that may run. Empty lists by default."""
     values = _read(_grants_path(paths, owner, name))
     return {key: [str(item) for item in values.get(key) or ()] for key in _GRANTS}
 

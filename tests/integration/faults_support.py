@@ -35,7 +35,6 @@ class Hub:
             "HOME": str(self.user),
             "TMPDIR": str(self.tmp),
             "UV_CACHE_DIR": str(root / "uv-cache"),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "CI": "1",
         }
         self.command = [sys.executable, "-m", "agenthub"]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pathlib
 import re
 import shutil
 import subprocess
+import tempfile
 
 import pytest
 
@@ -189,54 +191,50 @@ def test_an_agent_that_is_not_installed_needs_a_cache(read_only, tmp_path):
 
 
 @pytest.fixture
-def other_user(hub, tmp_path):
-    """A command run by a user who owns nothing here."""
+def two_users():
+    """A command of ours, and one of a user who owns nothing there; in a directory that everybody may enter."""
     if not AS_ROOT or shutil.which("setpriv") is None:
         pytest.skip("becoming another user needs root and setpriv")
-    readable = [tmp_path, *tmp_path.parents[:-1]]
-    changed = [(path, path.stat().st_mode) for path in readable if not path.stat().st_mode & 0o001]
-    if any(path.stat().st_uid != 0 for path in readable):
-        pytest.skip("the directory of the tests is another user's")
-    for path, mode in changed:
-        path.chmod(mode | 0o011)
-    me = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"]
-    if subprocess.run([*me, *hub.command, "--version"], env=hub.variables, capture_output=True).returncode:
-        for path, mode in changed:
-            path.chmod(mode)
-        pytest.skip("another user cannot start this Python")
-    scratch = tmp_path / "their-tmp"
-    scratch.mkdir()
-    scratch.chmod(0o777)
-    theirs = Hub(tmp_path)
-    theirs.command = [*me, *hub.command]
-    theirs.variables["TMPDIR"] = str(scratch)
-    yield theirs
-    for path, mode in changed:
-        path.chmod(mode)
+    root = pathlib.Path(tempfile.mkdtemp(prefix="agenthub-test-"))
+    try:
+        root.chmod(0o755)
+        ours, theirs = Hub(root), Hub(root)
+        their_tmp = root / "their-tmp"
+        their_tmp.mkdir()
+        their_tmp.chmod(0o777)
+        theirs.variables["TMPDIR"] = str(their_tmp)
+        theirs.command = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", *ours.command]
+        if subprocess.run([*theirs.command, "list"], env=theirs.variables, cwd=root, capture_output=True).returncode:
+            pytest.skip("another user cannot run this Python")
+        yield ours, theirs
+    finally:
+        shutil.rmtree(root)
 
 
-def test_another_user_s_closed_home(hub, other_user, tmp_path):
-    source = write_agent(tmp_path / "a")
-    hub.install(source)
-    says = (str(hub.home), "ermission denied")
-    other_user.fails(4, "install", "--yes", source, says=says)
-    other_user.fails(4, "list", says=says)
+def test_another_user_s_closed_home(two_users):
+    ours, theirs = two_users
+    source = write_agent(ours.root / "a")
+    ours.install(source)
+    says = (str(ours.home), "ermission denied")
+    theirs.fails(4, "install", "--yes", source, says=says)
+    theirs.fails(4, "list", says=says)
     for words in (["run", "probe", "which"], ["info", "probe"], ["uninstall", "probe"]):
-        other_user.fails(4, *words, says=says)
-    assert hub.leftovers() == []
+        theirs.fails(4, *words, says=says)
+    assert ours.leftovers() == []
 
 
-def test_another_user_s_open_home(hub, other_user, tmp_path):
+def test_another_user_s_open_home(two_users):
+    ours, theirs = two_users
     everybody_s = next(filter(os.path.exists, ("/usr/bin/python3", "/usr/local/bin/python3")), None)
     if everybody_s is None:
         pytest.skip("no interpreter is known to be everybody's")
-    hub.install("--python", everybody_s, write_agent(tmp_path / "a"))
-    hub.home.chmod(0o755)
-    assert other_user.ok("run", "probe", "which") == "one\n"
-    assert "probe" in other_user.ok("list")
-    other_user.fails(4, "uninstall", "probe", says=(str(hub.home), "ermission denied", "AGENTHUB_HOME"))
-    other_user.fails(4, "install", "--yes", "--force", tmp_path / "a", says=(str(hub.home), "ermission denied"))
-    assert hub.ok("run", "probe", "which") == "one\n"
+    ours.install("--python", everybody_s, write_agent(ours.root / "a"))
+    ours.home.chmod(0o755)
+    assert theirs.ok("run", "probe", "which") == "one\n"
+    assert "probe" in theirs.ok("list")
+    theirs.fails(4, "uninstall", "probe", says=(str(ours.home), "ermission denied", "AGENTHUB_HOME"))
+    theirs.fails(4, "install", "--yes", "--force", ours.root / "a", says=(str(ours.home), "ermission denied"))
+    assert ours.ok("run", "probe", "which") == "one\n"
 
 
 def test_a_home_that_is_a_file(hub, tmp_path):

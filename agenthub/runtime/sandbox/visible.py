@@ -1,0 +1,257 @@
+"""Which files a run sees: those of its policy, its program and the libraries that programs need, and nothing else."""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from agenthub.runtime.sandbox.policy import SandboxPolicy
+
+_LIBRARIES = (
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib32",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/usr/local/lib64",
+    "/usr/local/share",
+    "/usr/share",
+    "/nix/store",
+    "/gnu/store",
+)
+_PROGRAMS = ("/usr", "/bin", "/sbin", "/opt")
+_SETTINGS = (
+    "/etc/alternatives",
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+    "/etc/mime.types",
+    "/etc/ssl/certs",  # and not /etc/ssl, where private keys are
+    "/etc/ssl/openssl.cnf",
+    "/etc/pki/tls/certs",
+    "/etc/pki/ca-trust/extracted",
+    "/etc/crypto-policies",
+)
+_NETWORK_SETTINGS = (
+    "/etc/gai.conf",
+    "/etc/host.conf",
+    "/etc/hosts",
+    "/etc/nsswitch.conf",
+    "/etc/protocols",
+    "/etc/resolv.conf",
+    "/etc/services",
+)
+_SHARED_PREFIXES = frozenset(("/", "/usr", "/usr/local", "/opt"))
+_MOST_LINKS = 40
+_HEAD = 256
+
+
+class Visible:
+    """Files by their real paths, and the symbolic links that lead to them.
+
+    Attributes:
+        readable: real paths of files and directories.
+        writable: the same.
+        data: those of `readable` that need not be executed.
+        links: path -> target, of links that lie in no directory of these.
+    """
+
+    def __init__(self) -> None:
+        self.readable: dict[str, None] = {}
+        self.writable: dict[str, None] = {}
+        self.data: set[str] = set()
+        self._links: dict[str, str] = {}
+        self._plain: set[str] = set()
+
+    def read(self, path: str) -> None:
+        """Makes a path readable, if it exists."""
+        real = self.follow(path)
+        if real is not None and real not in self.readable:
+            self.readable[real] = None
+
+    def write(self, path: str) -> None:
+        """Makes a path writable, if it exists."""
+        real = self.follow(path)
+        if real is not None:
+            self.writable[real] = None
+
+    def follow(self, path: str) -> str | None:
+        """The real path of one, whose links will be there too; None if there is no such file."""
+        done = "/"
+        todo = path.strip("/").split("/")[::-1]
+        for _ in range(_MOST_LINKS * 8):
+            if not todo:
+                return done
+            name = todo.pop()
+            if name in ("", "."):
+                continue
+            if name == "..":
+                done = os.path.dirname(done)
+                continue
+            step = os.path.join(done, name)
+            target = None if step in self._plain else _target(step)
+            if target is None:
+                if step not in self._plain:
+                    if not os.path.lexists(step):
+                        return None
+                    self._plain.add(step)
+                done = step
+                continue
+            self._links[step] = target
+            todo += target.rstrip("/").split("/")[::-1]
+            if target.startswith("/"):
+                done = "/"
+        return None
+
+    def covers(self, path: str) -> bool:
+        """Whether a path lies at or in something visible."""
+        while path != "/":
+            if path in self.readable or path in self.writable:
+                return True
+            path = os.path.dirname(path)
+        return "/" in self.readable or "/" in self.writable
+
+    def links(self) -> dict[str, str]:
+        """The links that have to be made; the others are in directories that are visible as a whole."""
+        return {path: target for path, target in self._links.items() if not self.covers(os.path.dirname(path))}
+
+    def needless(self, path: str) -> bool:
+        """Whether a readable path lies in a readable directory, with no writable one in between."""
+        while path != "/":
+            path = os.path.dirname(path)
+            if path in self.writable:
+                return False
+            if path in self.readable:
+                return True
+        return False
+
+
+def visible_files(  # noqa: C901 - one line for each kind of file
+    policy: SandboxPolicy, argv: tuple[str, ...], needs: Iterable[str], env: Mapping[str, str], cwd: str
+) -> Visible:
+    """What a run of `argv` has to see.
+
+    Args:
+        policy: what it may touch.
+        argv: its program is found as `launch` finds it.
+        needs: files of ours that it reads.
+        env: its environment; PATH counts.
+        cwd: its working directory.
+    """
+    seen = Visible()
+    folders = env.get("PATH", os.defpath).split(os.pathsep)
+    for path in _SETTINGS if policy.network.kind == "none" else _SETTINGS + _NETWORK_SETTINGS:
+        seen.read(path)
+    if policy.programs is None:
+        for path in _installed(folders):
+            seen.read(path)
+    for path in _LIBRARIES:
+        if not seen.covers(path):
+            seen.read(path)
+    seen.read(policy.agent_dir)
+    for path in needs:
+        seen.read(path)
+    for program in (argv[0], *(policy.programs or ())):
+        _add_program(seen, program, folders, cwd)
+    seen.write(policy.scratch)
+    for path in policy.read:
+        real = seen.follow(path)
+        if real is not None and real not in seen.readable:
+            seen.data.add(real)
+        seen.read(path)
+    for path in policy.write:
+        seen.write(path)
+    return seen
+
+
+def find_program(program: str, folders: Iterable[str], cwd: str) -> str | None:
+    """An executable file by its path, or by its name in one of `folders`."""
+    candidates = [program] if "/" in program else [os.path.join(folder, program) for folder in folders]
+    for candidate in candidates:
+        path = os.path.join(cwd, candidate)
+        if os.access(path, os.X_OK) and os.path.isfile(path):
+            return path
+    return None
+
+
+def _installed(folders: Iterable[str]) -> list[str]:
+    home = os.path.expanduser("~")
+    outside = [folder for folder in folders if folder.startswith("/") and not _is_in(folder, home)]
+    return [*_PROGRAMS, *(folder for folder in outside if not _is_in(folder, "/usr"))]
+
+
+def _add_program(seen: Visible, program: str, folders: list[str], cwd: str, depth: int = 0) -> None:
+    """A program with what belongs to it: its installation if it has one of its own, and what its `#!` names."""
+    path = find_program(program, folders, cwd)
+    real = None if path is None else seen.follow(path)
+    if path is None or real is None:
+        return
+    environment = os.path.dirname(os.path.dirname(os.path.abspath(path)))
+    home = _base_of(environment)
+    if home:
+        seen.read(environment)
+        base = seen.follow(home)
+        if base is not None and not _shared(os.path.dirname(base)):
+            seen.read(os.path.dirname(base))
+    if not seen.covers(real):
+        seen.read(_installation(real))
+    if depth < 2:
+        for needed in _interpreter_of(real):
+            _add_program(seen, needed, folders, cwd, depth + 1)
+
+
+def _base_of(environment: str) -> str:
+    """Where a virtual environment's interpreter comes from; empty for a directory that is none."""
+    try:
+        with open(os.path.join(environment, "pyvenv.cfg"), encoding="utf-8", errors="surrogateescape") as file:
+            for line in file:
+                key, _, value = line.partition("=")
+                if key.strip().lower() == "home":
+                    return value.strip()
+    except OSError:
+        pass
+    return ""
+
+
+def _installation(program: str) -> str:
+    """The directory that belongs to a program alone, or else just the program."""
+    folder = os.path.dirname(program)
+    if os.path.basename(folder) == "bin":
+        prefix = os.path.dirname(folder)
+        return program if _shared(prefix) or not os.path.isdir(os.path.join(prefix, "lib")) else prefix
+    return folder if _is_in(folder, "/opt") and folder != "/opt" else program
+
+
+def _shared(prefix: str) -> bool:
+    """Whether a prefix holds more than one installation, for example somebody's keys."""
+    home = os.path.realpath(os.path.expanduser("~"))
+    return prefix in _SHARED_PREFIXES or _is_in(home, prefix) or prefix == os.path.join(home, ".local")
+
+
+def _interpreter_of(path: str) -> list[str]:
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return []
+    if not head.startswith(b"#!"):
+        return []
+    words = [os.fsdecode(word) for word in head[2:].split(b"\n", 1)[0].split()]
+    if words and os.path.basename(words[0]) == "env":
+        return words[:1] + [word for word in words[1:] if not word.startswith("-") and "=" not in word][:1]
+    return words[:1]
+
+
+def _is_in(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+def _target(path: str) -> str | None:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
