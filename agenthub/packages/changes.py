@@ -260,7 +260,7 @@ def _rename_into(source: str, target: str) -> None:
             os.makedirs(os.path.dirname(target), exist_ok=True)
             os.rename(source, target)
             return
-        except FileNotFoundError:
+        except (FileNotFoundError, FileExistsError):  # makedirs says the latter of a parent that went just then
             if not os.path.lexists(source):
                 raise
     os.rename(source, target)

@@ -8,7 +8,7 @@ import threading
 import time
 from typing import Any, NamedTuple
 
-from agenthub.config import MB, VENV, RuntimeConfig
+from agenthub.config import MB, VENV, RuntimeConfig, format_size
 from agenthub.errors import (
     AgentNotFoundError,
     AgentRuntimeError,
@@ -111,7 +111,7 @@ class ProcessManager:
             AgentNotFoundError: there is no such directory (a ValueError).
             InvalidManifestError: the manifest is missing or wrong, or names a file that is missing (a ValueError).
             MethodNotFoundError: the manifest has no such method (a ValueError).
-            InvalidInputError: the parameters are not JSON (a ValueError).
+            InvalidInputError: the parameters are not JSON, or larger than `limits.result` (a ValueError).
             EnvironmentError: the process cannot be started (a RuntimeError).
         """
         directory, manifest = _open_agent(agent_path, manifest)
@@ -137,6 +137,12 @@ class ProcessManager:
 
         def run(scratch: str) -> dict[str, Any]:
             program = prepare(scratch)
+            size = len(program.exchange.request)
+            if size > limits.result:
+                raise InvalidInputError(
+                    f"the input of {manifest.name} has {format_size(size)}, more than {format_size(limits.result)}",
+                    suggestion="pass a file's path instead, or raise the setting 'result' (AGENTHUB_RESULT=…)",
+                )
             launch = Launch(
                 argv=program.argv,
                 env=run_environment(os.environ, scratch, venv, env),

@@ -404,3 +404,21 @@ def test_only_an_agent_is_removed(tmp_path):
     with pytest.raises(agenthub.InvalidInputError):
         cleanup_test_agent(tmp_path / "precious")
     assert (tmp_path / "precious" / "file").exists()
+
+
+def test_an_input_over_the_cap_is_refused_from_python_too(tmp_path, monkeypatch):
+    """The command line bounds what it reads; a value that a program hands over has the same cap."""
+    monkeypatch.setenv("AGENTHUB_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("AGENTHUB_RESULT", "1MB")
+    directory = agenthub.testing.create_test_agent(
+        tmp_path / "taker",
+        {
+            "entrypoint": "agent",
+            "interface": {"methods": {"go": {"description": "d", "parameters": {"text": {"type": "string"}}}}},
+        },
+        "def go(text):\n    return len(text)",
+    )
+    taker = agenthub.load_agent(directory)
+    assert taker.go(text="x" * 1000) == 1000
+    with pytest.raises(agenthub.InvalidInputError, match="more than 1 MB"):
+        taker.go(text="x" * (3 << 20))
