@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # A second process notices our end as the end of its input. A signal of the kernel's own (PR_SET_PDEATHSIG) would
 # reach the tool alone and not what it started, and asking for it between fork and exec may deadlock beside threads.
-_GUARD = 'read -r _; kill -9 "-$0"'
+_GUARD = 'read -r group; read -r _; [ -z "$group" ] || kill -9 "-$group"'
 
 
 @contextmanager
@@ -32,37 +32,46 @@ def running_tool(argv: Sequence[str], **options: Any) -> Iterator[subprocess.Pop
     Raises:
         OSError: it cannot be started.
     """
+    guard: subprocess.Popen[bytes] | None = None
     process: subprocess.Popen[bytes] | None = None
     try:
         with deferred_interrupts():  # else an interrupt in the middle of starting it leaves it to itself
+            guard = _start_guard()
             process = subprocess.Popen(argv, start_new_session=True, **options)
-        with _guarded(process):
-            yield process
+            _entrust(guard, process)
+        yield process
     finally:
-        if process is not None and process.returncode is None:
-            # A leader that is dead already is a zombie until `wait`, so that the group's number is still its own.
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        with deferred_interrupts():
+            _dismiss(guard)
+            if process is not None and process.returncode is None:
+                # A leader that is dead already is a zombie until `wait`, so that the group's number is still its own.
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
-@contextmanager
-def _guarded(process: subprocess.Popen[bytes]) -> Iterator[None]:
+def _start_guard() -> subprocess.Popen[bytes] | None:
     try:
-        guard = subprocess.Popen(
-            ("/bin/sh", "-c", _GUARD, str(process.pid)),
+        return subprocess.Popen(
+            ("/bin/sh", "-c", _GUARD),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            bufsize=0,
         )
     except OSError:  # no process to spare: the tool matters more
-        yield
-        return
-    try:
-        yield
-    finally:
+        return None
+
+
+def _entrust(guard: subprocess.Popen[bytes] | None, process: subprocess.Popen[bytes]) -> None:
+    if guard is not None and guard.stdin is not None:
+        with suppress(BrokenPipeError):
+            guard.stdin.write(b"%d\n" % process.pid)
+
+
+def _dismiss(guard: subprocess.Popen[bytes] | None) -> None:
+    if guard is not None and guard.stdin is not None:
         guard.kill()  # before its input ends
         guard.wait()
-        assert guard.stdin is not None
         guard.stdin.close()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 
+from agenthub.packages.files import storing
 from agenthub.packages.locks import acquire
 from agenthub.runtime.dependencies import needs_project
 
@@ -26,13 +27,15 @@ def cached_environment(
 
     Raises:
         EnvironmentError: it cannot be built.
+        StoreError: the cache cannot be written.
     """
     environments = os.path.join(runtime.settings.paths.cache, "environments")
     venv = os.path.join(environments, _key(runtime, agent))
     manager = runtime.environment_manager
     if not os.path.isdir(venv) or manager.check(venv):
-        os.makedirs(environments, mode=0o700, exist_ok=True)
-        lock = acquire(venv + ".lock")
+        with storing("write", environments):
+            os.makedirs(environments, mode=0o700, exist_ok=True)
+            lock = acquire(venv + ".lock")
         try:
             if not os.path.isdir(venv) or manager.check(venv):
                 manager.build(

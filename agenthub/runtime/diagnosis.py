@@ -85,6 +85,11 @@ def _store(runtime: AgentRuntime, fix: bool) -> Iterator[Check]:
     from agenthub.runtime.scratch import base_directory, sweep
 
     home = runtime.settings.paths.home
+    if os.path.lexists(home) and not os.path.isdir(home):
+        yield Check(
+            "store", "error", f"{home} is not a directory", "move it away, or set AGENTHUB_HOME to another path"
+        )
+        return
     if not os.path.isdir(home):
         yield Check("store", "ok", f"{home}: empty")
         return

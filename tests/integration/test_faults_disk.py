@@ -181,7 +181,6 @@ def test_a_read_only_home_cannot_be_changed(read_only, tmp_path):
     assert files_of(read_only) == before
 
 
-@pytest.mark.xfail(strict=True, reason="the cached environment's directory is made without translating OSError")
 def test_an_agent_that_is_not_installed_needs_a_cache(read_only, tmp_path):
     new = write_agent(tmp_path / "new", "new")
     read_only.fails(4, "run", "--yes", new, "which", says=(str(read_only.home),))
@@ -248,7 +247,6 @@ def test_a_home_that_is_a_file(hub, tmp_path):
     assert hub.home.read_text() == "not a directory"
 
 
-@pytest.mark.xfail(strict=True, reason="doctor takes a home that is a file for an empty one")
 def test_doctor_and_a_home_that_is_a_file(hub):
     hub.home.write_text("not a directory")
     assert [check["topic"] for check in hub.checks("--fix")] == ["store"]

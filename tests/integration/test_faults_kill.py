@@ -83,7 +83,7 @@ def kill_again_and_again(hub, agents, kills, seed):
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=length * 1.1 * share)
         kill(hub, process, whole=chance.random() < 0.5)
-        until(lambda: not processes_about(hub.root), f"the tools have ended: {processes_about(hub.root)}", 5)
+        until(lambda: not processes_about(hub.root), f"the tools have ended: {processes_about(hub.root)}", 20)
         answer = check_after_kill(hub, allowed)
         seen.add((fresh, answer == expected))
         if number % 4 == 3:
@@ -143,7 +143,7 @@ def test_the_tools_end_with_a_killed_install(hub, tmp_path):
     process = start_slow_install(hub, tmp_path)
     process.kill()
     process.communicate()
-    until(lambda: not processes_about(tmp_path), f"they have ended: {processes_about(tmp_path)}", 5)
+    until(lambda: not processes_about(tmp_path), f"they have ended: {processes_about(tmp_path)}", 20)
     hub.install(write_agent(tmp_path / "next", "next", name="next"))
     assert hub.ok("run", "next", "which") == "next\n"
     assert hub.checks("--fix") == []
@@ -154,7 +154,7 @@ def test_the_tools_end_with_a_killed_install(hub, tmp_path):
 def test_a_stopped_install_leaves_nothing(hub, tmp_path, number):
     process = start_slow_install(hub, tmp_path)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=10)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors[errors.index("error:") :].splitlines() == ["error: interrupted"]
     assert processes_about(tmp_path) == {}
@@ -164,6 +164,7 @@ def test_a_stopped_install_leaves_nothing(hub, tmp_path, number):
 
 
 def test_signals_at_any_instant_of_an_install(hub, agents):
+    """From its first entry in the store on: before, Python itself is starting, and after its last line it has ended."""
     chance = random.Random(8)
     hub.install(agents[0])
     started = time.monotonic()
@@ -171,13 +172,15 @@ def test_signals_at_any_instant_of_an_install(hub, agents):
     length = time.monotonic() - started
     for number in range(8):
         process = hub.start("install", "--yes", "--force", agents[number % 2])
+        until(lambda process=process: any((hub.home / "staging").iterdir()) or process.poll() is not None, "it began")
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=length * (0.3 + 0.7 * (number + chance.random()) / 8))
+            process.wait(timeout=length * 0.7 * (number + chance.random()) / 8)
         process.send_signal(chance.choice([signal.SIGTERM, signal.SIGINT]))
-        _, errors = process.communicate(timeout=10)
-        # After the last step the interpreter is on its way out, and has no handler of ours any more.
-        assert process.returncode in (0, 130) or "✓" in errors, errors
-        assert "Traceback" not in errors
+        _, errors = process.communicate(timeout=60)
+        if "✓" not in errors:
+            # Both are 130 to a shell; Python takes the way of the signal where it hit in the middle of an `eval`.
+            assert process.returncode in (130, -signal.SIGINT), errors
+            assert "Traceback" not in errors
         assert processes_about(hub.root) == {}
         assert hub.leftovers() == []
         check_after_kill(hub, {OLD, NEW})

@@ -7,6 +7,7 @@ import contextlib
 import http.server
 import json
 import os
+import pathlib
 import shutil
 import signal
 import ssl
@@ -161,6 +162,7 @@ def hanging(hub):
     script.write_text(f"#!/bin/sh\n: >'{hub.root}/hangs'\nexec sleep 600\n")
     process = hub.start("install", "--yes", "git@example.test:somebody/probe.git")
     until(lambda: (hub.root / "hangs").exists() or process.poll() is not None, "ssh hangs")
+    until(lambda: pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "S", "we wait")
     return process
 
 
@@ -168,7 +170,7 @@ def hanging(hub):
 def test_a_fetch_that_is_stopped(by_ssh, number):
     process = hanging(by_ssh)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=10)
+    _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors.splitlines()) == (130, ["error: interrupted"])
     nothing_is_left(by_ssh)
 
@@ -177,7 +179,7 @@ def test_a_fetch_that_is_killed(by_ssh, remote, tmp_path):
     process = hanging(by_ssh)
     process.kill()
     process.communicate()
-    until(lambda: not processes_about(by_ssh.root), f"git has ended: {processes_about(by_ssh.root)}", 5)
+    until(lambda: not processes_about(by_ssh.root), f"git has ended: {processes_about(by_ssh.root)}", 20)
     by_ssh.install(write_agent(tmp_path / "other", name="other"))
     assert by_ssh.leftovers() == []
 
