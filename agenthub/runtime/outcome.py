@@ -8,6 +8,7 @@ from typing import Any
 from agenthub.config import format_size
 from agenthub.errors import (
     AgentRuntimeError,
+    EnvironmentError,
     ExecutionError,
     InterruptedError,
     MemoryLimitError,
@@ -124,6 +125,12 @@ def _failed(agent: str, failure: Failure, completion: Completion, limits: Limits
 
 def _unanswered(agent: str, completion: Completion, exchange: Exchange, limits: Limits) -> AgentRuntimeError:
     failed = completion.status not in (0, None)
+    if _never_started(completion):
+        return EnvironmentError(
+            f"{agent} cannot be started: its interpreter or program is damaged",
+            suggestion="agenthub doctor --fix rebuilds its environment",
+            details=_details(completion),
+        )
     if (failed or completion.signal is not None) and limits.memory is not None and _ran_out_of_memory(completion):
         return _memory_error(agent, completion, limits)
     if completion.signal is not None:
@@ -138,6 +145,11 @@ def _unanswered(agent: str, completion: Completion, exchange: Exchange, limits: 
         wrote = "its output holds none" if completion.output else "it wrote nothing"
         message = f"{agent} ended without a result: {wrote}"
     return ExecutionError(message, suggestion=_advice(exchange), details=_details(completion))
+
+
+def _never_started(completion: Completion) -> bool:
+    """Whether the gate's shell could not become the program: the kernel refused a file that looked like one."""
+    return completion.status == 126 and len(completion.log) == 1 and "exec: " in completion.log[0]
 
 
 def _advice(exchange: Exchange) -> str | None:
