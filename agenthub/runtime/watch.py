@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 POLL = 0.01  # seconds: 1 GiB touched as fast as possible overshoots a cap by some 15 MiB then
 POLL_WITH_CGROUP = 0.05  # the kernel holds the cap
+_YOUTH = 0.2  # seconds in which a run is always looked at often, or a short one's peak would be the shell's
 _SCAN_SHARE = 10  # the pause after looking, as a multiple of the time it took
 _DOUBTS = 3  # so many times in a row a doubtful figure is let pass
 _CONFIRM_SHARE = 4  # the same after measuring exactly what seems to be over the cap
@@ -42,6 +43,7 @@ class Watch:
         self._measured = 0.0  # when
         self._measuring = 0.0  # how long it took
         self.reaped = Reaped()
+        self._young_until = time.monotonic() + _YOUTH
         self.peak = 0
         self.cpu = 0.0
         self.due = 0.0
@@ -55,7 +57,8 @@ class Watch:
             if member.zombie and member.pid != self._root:
                 reap_orphan(member, self.reaped)
         inside = self._cgroup is not None and self._cgroup.members()
-        pause = max(POLL_WITH_CGROUP if inside else POLL, _SCAN_SHARE * (time.monotonic() - started))
+        relaxed = inside and started > self._young_until
+        pause = max(POLL_WITH_CGROUP if relaxed else POLL, _SCAN_SHARE * (time.monotonic() - started))
         before = self._measured
         reason = self._judge(members)
         if self._measured != before and self._suspicious:
