@@ -80,9 +80,9 @@ def start(*words: object, **options: Any) -> subprocess.Popen[bytes]:
 
 
 def in_terminal(
-    *words: object, replies: list[tuple[str, str]] | None = None, stdout: int | None = None, **options: Any
+    *words: object, replies: list[tuple[str, Any]] | None = None, stdout: int | None = None, **options: Any
 ) -> Finished:
-    """The command on a terminal of 80 columns; answers each question (a part of it) with its reply.
+    """The command on a terminal of 80 columns; answers each question (a part of it) with its reply, or calls that.
 
     What it writes to the terminal, stderr and mostly stdout, is in `stderr`.
     """
@@ -103,7 +103,11 @@ def in_terminal(
             seen += data
             if waiting and waiting[0][0].encode() in seen[answered:]:
                 answered = len(seen)
-                os.write(controller, waiting.pop(0)[1].encode() + b"\n")
+                reply = waiting.pop(0)[1]
+                if callable(reply):
+                    reply()
+                else:
+                    os.write(controller, reply.encode() + b"\n")
         code = process.wait(PATIENCE)
     finally:
         process.kill()
@@ -122,11 +126,11 @@ def _next(controller: int, deadline: float) -> bytes:
         return b""
 
 
-def wait_until(holds: Any, process: subprocess.Popen[bytes], what: str = "the agent runs") -> Any:
-    """Waits until `holds()` is true while the process runs, and returns what it returned."""
+def wait_until(holds: Any, process: subprocess.Popen[bytes] | None, what: str = "the agent runs") -> Any:
+    """Waits until `holds()` is true, while the process runs if one is given, and returns what it returned."""
     deadline = time.monotonic() + PATIENCE
     while not (value := holds()):
-        if process.poll() is not None:
+        if process is not None and process.poll() is not None:
             raise AssertionError(f"ended before {what}: {process.communicate()}")
         assert time.monotonic() < deadline, f"waited in vain: {what}"
         time.sleep(0.01)

@@ -33,6 +33,8 @@ LAYERS = [
             "runtime.cached_environments",
             "runtime.diagnosis",
             "runtime.file_results",
+            "runtime.secret_store",
+            "runtime.secrets",
             "runtime.uninstalled_agents",
             "runtime.variables",
         ]

@@ -37,6 +37,7 @@ COMMANDS = {
     "validate": Command("author", "check an agent's manifest, code and environment"),
     "grant": Command("grants", "let an agent see environment variables of yours"),
     "revoke": Command("grants", "take back what was granted"),
+    "secret": Command("secret", "keep API keys in the keyring"),
     "doctor": Command("doctor", "check this machine and everything installed"),
     "dir": Command("inspect", "print where an agent, or everything, is on disk"),
     "cache": Command("maintenance", "show or clean the cache"),

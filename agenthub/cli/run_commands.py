@@ -130,11 +130,24 @@ def _run(
         def on_progress(fraction: float | None, message: str) -> None:
             progress.update(message if fraction is None else f"{fraction:.0%} {message}")
 
+        def ask_passphrase(new: bool) -> str:
+            from agenthub.cli.secret_commands import passphrase_prompt
+
+            ask = passphrase_prompt(output)
+            with progress.paused():
+                return ask(new) if ask is not None else ""
+
         envelope = runtime.run(
             agent,
             method.name,
             inputs,
-            RunOptions(variables=variables, on_log=on_log, on_progress=on_progress, cancellation=cancellation),
+            RunOptions(
+                variables=variables,
+                on_log=on_log,
+                on_progress=on_progress,
+                cancellation=cancellation,
+                ask_passphrase=ask_passphrase,
+            ),
         )
     return _print_envelope(envelope, output, logged)
 

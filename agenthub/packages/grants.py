@@ -8,11 +8,11 @@ from typing import Any
 from agenthub.config import Paths
 from agenthub.packages.files import SCHEMA_VERSION, read_json, storing, write_json
 
-_GRANTS = ("environment", "code")
+_GRANTS = ("environment", "code", "secrets")
 
 
 def read_grants(paths: Paths, owner: str, name: str) -> dict[str, list[str]]:
-    """`environment`: names of variables that pass through; `code`: digests that may run. Empty lists by default."""
+    """`environment`: names of variables that pass through; `code`: digests that may run; `secrets`: names. Or empty."""
     values = _read(_grants_path(paths, owner, name))
     return {key: [str(item) for item in values.get(key) or ()] for key in _GRANTS}
 
@@ -23,7 +23,7 @@ def write_grants(paths: Paths, owner: str, name: str, grants: dict[str, list[str
     Raises:
         StoreError: it cannot be written.
     """
-    value = {key: sorted(set(grants.get(key, ()))) for key in _GRANTS}
+    value = {key: sorted(set(grants[key])) for key in _GRANTS if grants.get(key)}
     _write(paths, _grants_path(paths, owner, name), value)
 
 

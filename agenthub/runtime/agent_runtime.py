@@ -17,7 +17,7 @@ from agenthub.runtime.file_results import collect_file, returns_file
 from agenthub.runtime.limits import Limits, merge_limits
 from agenthub.runtime.process_manager import ProcessManager
 from agenthub.runtime.scratch import scratch_directory
-from agenthub.runtime.variables import run_variables
+from agenthub.runtime.variables import WITHHELD, run_variables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from agenthub.manifest import Method
     from agenthub.runtime.cancellation import Cancellation
+    from agenthub.runtime.masking import Masker
 
 SCHEMA_VERSION = 1
 
@@ -40,6 +41,7 @@ class RunOptions(NamedTuple):
         on_chunk: called with each piece of a streamed result.
         on_progress: called with a fraction (or None) and a message.
         cancellation: stops the run from another thread or a signal handler.
+        ask_passphrase: asks for what opens the user's secrets, where that is needed; None: nobody can be asked.
     """
 
     directory: str | None = None
@@ -49,6 +51,7 @@ class RunOptions(NamedTuple):
     on_chunk: Callable[[Any], None] | None = None
     on_progress: Callable[[float | None, str], None] | None = None
     cancellation: Cancellation | None = None
+    ask_passphrase: Callable[[bool], str] | None = None
 
 
 class AgentRuntime:
@@ -155,7 +158,17 @@ class AgentRuntime:
         self, agent: LocatedAgent, method: Method, parameters: Mapping[str, Any], options: RunOptions
     ) -> dict[str, Any]:
         arguments = check_inputs(method, parameters, options.directory or working_directory())
-        variables = run_variables(agent.manifest, options.variables, self._granted(agent), os.environ)
+        grants = self._grants(agent)
+        secrets = self._secrets(agent, grants.get("secrets", ()), options)
+        environ = {**os.environ, **secrets}
+        variables = run_variables(agent.manifest, options.variables, grants.get("environment", ()), environ)
+        masker = self._masker(agent, variables, secrets)
+        if masker is not None:
+            options = options._replace(
+                on_log=masker.lines(options.on_log),
+                on_chunk=masker.chunks(options.on_chunk),
+                on_progress=masker.progress(options.on_progress),
+            )
         limits = self.limits(agent, method)
         run_id = os.urandom(6).hex()
         with scratch_directory(run_id, self.runtime_config.cleanup_interval) as scratch:
@@ -179,6 +192,8 @@ class AgentRuntime:
                 outcome = _with_file(outcome, method, scratch, limits.result)
         if outcome.get("error_type") == "ExecutionError":
             outcome = self._explained(agent, outcome)
+        if masker is not None:
+            outcome = masker.outcome(outcome)
         return _envelope(agent, method, run_id, outcome)
 
     @contextmanager
@@ -223,13 +238,34 @@ class AgentRuntime:
     @staticmethod
     def _declared_variables(agent: LocatedAgent) -> dict[str, str]:
         names = [variable.name for variable in agent.manifest.environment]
-        return {name: os.environ[name] for name in names if name in os.environ}
+        return {name: os.environ[name] for name in names if name in os.environ and name not in WITHHELD}
 
-    def _granted(self, agent: LocatedAgent) -> list[str]:
-        if not agent.owner:
-            return []
-        names: list[str] = self.store.read_grants(agent.owner, agent.name).get("environment", [])
-        return names
+    def _grants(self, agent: LocatedAgent) -> dict[str, list[str]]:
+        return self.store.read_grants(agent.owner, agent.name) if agent.owner else {}
+
+    def _secrets(self, agent: LocatedAgent, granted: Sequence[str], options: RunOptions) -> Mapping[str, str]:
+        """What the user keeps for this agent and did not set for this run."""
+        if not agent.manifest.environment:
+            return {}
+        from agenthub.runtime.secrets import secrets_for_run
+
+        return secrets_for_run(
+            agent.manifest,
+            agent.label,
+            granted=granted,
+            passed=options.variables,
+            environ=os.environ,
+            paths=self.settings.paths,
+            ask=options.ask_passphrase,
+        )
+
+    @staticmethod
+    def _masker(agent: LocatedAgent, variables: Mapping[str, str], secrets: Mapping[str, str]) -> Masker | None:
+        if not agent.manifest.environment:
+            return None
+        from agenthub.runtime.secrets import masker_for
+
+        return masker_for(agent.manifest, variables, secrets)
 
     def _python(self, agent: LocatedAgent) -> str | None:
         """The interpreter of the agent's environment; None for an agent in another language that has none."""

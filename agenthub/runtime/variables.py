@@ -26,6 +26,9 @@ KNOWN_VARIABLES = (
     "LMSTUDIO_TIMEOUT",
 )
 
+# What opens the user's secrets is nobody's business, whatever a manifest, a grant or a flag says.
+WITHHELD = ("AGENTHUB_SECRETS_PASSPHRASE",)
+
 
 def run_variables(
     manifest: AgentManifest, passed: Iterable[str], granted: Iterable[str], environ: Mapping[str, str]
@@ -52,6 +55,8 @@ def run_variables(
         if not given and name not in environ:
             raise InvalidInputError(f"--env {name}: it is not set here", suggestion=f"write --env {name}=VALUE")
         variables[name] = value if given else environ[name]
+    for name in WITHHELD:
+        variables.pop(name, None)
     missing = [variable for variable in manifest.environment if variable.required and not variables.get(variable.name)]
     if missing:
         raise InvalidInputError(

@@ -13,22 +13,27 @@ from agenthub.cli.app import COMMANDS, Parser, add_common_options, functions
 WITHOUT = {"run", "completion", "complete", "init", "uninstall", "grant", "revoke"}
 
 
-def options(command):
+def parsers(command):
+    """A command's parser and those of its subcommands."""
     parser = Parser(prog=command)
     add_common_options(parser)
     functions(command)[0](parser)
-    return parser, {option for action in parser._actions for option in action.option_strings}
+    nested = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return [parser, *(one for action in nested for one in action.choices.values())]
+
+
+def actions(command):
+    return [action for parser in parsers(command) for action in parser._actions]
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - WITHOUT))
 def test_a_command_that_shows_data_has_json(command):
-    assert "--json" in options(command)[1]
+    assert "--json" in {option for action in actions(command) for option in action.option_strings}
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"run", "complete"}))
 def test_every_option_is_explained(command):
-    parser, _ = options(command)
-    for action in parser._actions:
+    for action in actions(command):
         if action.option_strings and action.help is not argparse.SUPPRESS:
             assert action.help, action.option_strings
     assert COMMANDS[command].summary

@@ -63,7 +63,7 @@ def complete(shared, cli, monkeypatch):
         (["config", ""], ["set", "unset"]),
         (["config", "set", "time"], ["timeout"]),
         (["cache", "c"], ["clean"]),
-        (["grant", "painter", ""], ["environment"]),
+        (["grant", "painter", ""], ["environment", "secret"]),
         (["nonsense", ""], []),
     ],
 )

@@ -116,7 +116,7 @@ def test_a_missing_home_is_an_empty_store(store):
     assert store.list_agents() == []
     assert store.sweep() == []
     assert store.superseded("local", "x") == []
-    assert store.read_grants("local", "x") == {"environment": [], "code": []}
+    assert store.read_grants("local", "x") == {"environment": [], "code": [], "secrets": []}
     assert not store.has_consent("/x", DIGEST)
     for attempt in (
         lambda: store.resolve("x"),
@@ -604,7 +604,7 @@ def test_a_staging_note_names_only_versions(store, tmp_path):
 def test_grants_and_consents(store):
     install(store, "local", "x")
     store.write_grants("local", "x", {"environment": ["B", "A", "B"], "code": [DIGEST]})
-    assert store.read_grants("local", "x") == {"environment": ["A", "B"], "code": [DIGEST]}
+    assert store.read_grants("local", "x") == {"environment": ["A", "B"], "code": [DIGEST], "secrets": []}
     store.add_consent("/x", DIGEST)
     store.add_consent("/y", "other")
     assert store.has_consent("/x", DIGEST)
