@@ -111,6 +111,26 @@ class OutputLimitError(ExecutionError):
     """The agent wrote more than it may, and was killed."""
 
 
+class CpuLimitError(ExecutionError):
+    """The agent's process tree used more CPU time than it may, and was killed."""
+
+
+class ProcessLimitError(ExecutionError):
+    """The agent had, or wanted, more processes and threads than it may."""
+
+
+class OpenFilesLimitError(ExecutionError):
+    """The agent wanted more open files than it may have."""
+
+
+class FileSizeLimitError(ExecutionError):
+    """The agent wrote a file that is larger than it may be."""
+
+
+class DiskLimitError(ExecutionError):
+    """The agent put more into its working directory than it may, and was killed."""
+
+
 class TimeoutError(ExecutionError, builtins.TimeoutError):
     """The agent was still running at its deadline, and was killed."""
 

@@ -159,7 +159,7 @@ SCHEMA: dict[str, Any] = {
                 "cpu": {**_DURATION, "description": "CPU time of the whole process tree"},
                 "processes": {"type": "integer", "minimum": 1, "examples": [64]},
                 "output": {**_SIZE, "description": "stdout and stderr together"},
-                "disk": {**_SIZE, "description": "size of one written file"},
+                "disk": {**_SIZE, "description": "what its scratch directory may hold"},
             },
             "additionalProperties": False,
         },

@@ -93,7 +93,7 @@ def _sample_text(parameter: Parameter) -> str:
 def _limits(runtime: AgentRuntime, agent: LocatedAgent) -> dict[str, Any]:
     method = next(iter(agent.manifest.methods.values()))
     limits = runtime.limits(agent, method._replace(timeout=None))._asdict()
-    return {key: limits[key] for key in ("timeout", "memory", "cpu", "processes", "output", "file_size")}
+    return {key: limits[key] for key in ("timeout", "memory", "cpu", "processes", "output", "disk")}
 
 
 def _variables(manifest: AgentManifest, hints: Any, granted: list[str]) -> list[dict[str, Any]]:

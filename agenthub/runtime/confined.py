@@ -7,8 +7,9 @@ from typing import Protocol
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
+    from agenthub.errors import AgentRuntimeError
     from agenthub.runtime.launch import Launch
     from agenthub.runtime.limits import Limits
 
@@ -19,12 +20,14 @@ class Confinement(Protocol):
     Attributes:
         isolation: what really holds it, for the envelope: `bubblewrap`, `landlock`, `rlimits`.
         tasks: how many tasks of its own count among the run's.
+        failure: why the run could not be started after all, where that shows late; it is over then.
         relays_exit: whether the first process ends with 128 + n where the program was ended by signal n.
     """
 
     isolation: str
     tasks: int
     relays_exit: bool
+    failure: AgentRuntimeError | None
 
     def prepare(self, launch: Launch, limits: Limits, *, exact_memory: bool) -> Launch:
         """What to start in place of `launch`.
@@ -40,6 +43,9 @@ class Confinement(Protocol):
 
     def spawn(self, start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
         """Calls `start` from where the process inherits what holds it."""
+
+    def helpers(self) -> Collection[int]:
+        """The pids of its own processes among the run's, as far as they are known."""
 
     def terminate(self, root: int) -> None:
         """Asks the program to end; `root` is the pid of the first process, not yet reaped."""
@@ -57,12 +63,16 @@ class Unconfined:
     isolation = "rlimits"
     tasks = 0
     relays_exit = False
+    failure: AgentRuntimeError | None = None
 
     def prepare(self, launch: Launch, limits: Limits, *, exact_memory: bool) -> Launch:
         return launch
 
     def spawn(self, start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
         return start()
+
+    def helpers(self) -> Collection[int]:
+        return ()
 
     def terminate(self, root: int) -> None:
         import os

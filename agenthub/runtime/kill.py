@@ -72,7 +72,7 @@ def _scan(tree: ProcessTree, root: int, cgroup: Cgroup | None, reaped: Reaped) -
     """Who lives, and how many were found dead and reaped: a chain of forks shows itself by its dead."""
     living = set(filter(is_alive, cgroup.members())) if cgroup is not None else set()
     dead = 0
-    for member in tree.scan():
+    for member in tree.scan(hidden=True):
         if not member.zombie:
             living.add(member.pid)
         elif member.pid != root:

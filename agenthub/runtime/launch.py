@@ -50,6 +50,7 @@ class Launch(NamedTuple):
         run_id: put into its environment as `AGENTHUB_RUN_ID`, by which its orphans are known.
         pass_fds: descriptors it inherits besides 0, 1 and 2.
         needs: files of agenthub's own that it reads.
+        scratch: the directory that it may write, whose size counts; empty: none.
         record: a file that tells a later command whom to end, should the supervisor be killed; empty: none.
     """
 
@@ -59,6 +60,7 @@ class Launch(NamedTuple):
     run_id: str
     pass_fds: tuple[int, ...] = ()
     needs: tuple[str, ...] = ()
+    scratch: str = ""
     record: str = ""
 
 
@@ -68,18 +70,22 @@ def open_doors(doors: Iterable[str]) -> list[int]:
     As descriptors they can be used by a gate that may not open them, and that closes them. A shell knows only ten, so
     the lowest numbers are taken that there are.
     """
-    opened = []
+    opened: list[int] = []
     for door in doors:
-        try:
+        with contextlib.suppress(OSError):
             descriptor = os.open(door, os.O_WRONLY | os.O_CLOEXEC)
-        except OSError:
-            continue
-        if descriptor > _SHELLS_LAST:
-            low = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
-            os.close(descriptor)
-            descriptor = low
-        opened.append(descriptor)
+            opened.append(move_descriptor(descriptor, opened[-1] if opened else 2))
     return opened
+
+
+def move_descriptor(descriptor: int, last: int) -> int:
+    """Moves one that will be passed on to the lowest free number that is not next to `last`.
+
+    `subprocess` closes the ranges between those that are passed on, and an empty range makes it close one by one.
+    """
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, last + 2)
+    os.close(descriptor)
+    return moved
 
 
 def start_gated(launch: Launch, doors: Sequence[int] = ()) -> subprocess.Popen[bytes]:

@@ -27,6 +27,7 @@ class Limits(NamedTuple):
         output: bytes of stdout and stderr together.
         result: bytes of the result as JSON.
         grace: seconds a process may take to end once it was asked to, or has answered.
+        disk: bytes in the working directory, all files together.
     """
 
     timeout: float | None = SETTINGS["timeout"].default
@@ -38,6 +39,7 @@ class Limits(NamedTuple):
     output: int = SETTINGS["output"].default
     result: int = SETTINGS["result"].default
     grace: float = SETTINGS["grace"].default
+    disk: int | None = None
 
     @classmethod
     def from_config(cls, config: RuntimeConfig) -> Limits:
@@ -49,14 +51,16 @@ class Limits(NamedTuple):
         )
 
 
-# Manifest key -> (field, reader). `disk` is a cap on each file: the kernel offers no cheap one on their sum.
+# Manifest key -> (field, reader).
 _DECLARED: dict[str, tuple[str, Callable[[object], float]]] = {
     "timeout": ("timeout", parse_duration),
     "memory": ("memory", parse_size),
     "cpu": ("cpu", parse_duration),
     "processes": ("processes", lambda value: _parse_count(value)),
     "output": ("output", parse_size),
-    "disk": ("file_size", parse_size),
+    "disk": ("disk", parse_size),
+    "open_files": ("open_files", lambda value: _parse_count(value)),
+    "file_size": ("file_size", parse_size),
 }
 
 
@@ -65,7 +69,7 @@ def merge_limits(base: Limits, declared: Mapping[str, object]) -> Limits:
 
     Args:
         base: the caps that hold where the manifest is silent.
-        declared: `timeout memory cpu processes output disk`; None counts as absent.
+        declared: `timeout memory cpu processes output disk open_files file_size`; None counts as absent.
 
     Raises:
         InvalidManifestError: an unknown key, or a value that is no size, duration or count above 0.
@@ -86,6 +90,8 @@ def merge_limits(base: Limits, declared: Mapping[str, object]) -> Limits:
         except ValueError as error:
             raise InvalidManifestError(f"limits.{key}: {error}") from None
         changes[field] = amount
+    if "disk" in changes:  # the kernel holds no file that is larger than all may be together
+        changes["file_size"] = min(changes["disk"], changes.get("file_size", changes["disk"]))
     return Limits(**{**base._asdict(), **changes})
 
 

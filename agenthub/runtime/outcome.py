@@ -8,16 +8,23 @@ from typing import Any
 from agenthub.config import format_size
 from agenthub.errors import (
     AgentRuntimeError,
+    CpuLimitError,
+    DiskLimitError,
     EnvironmentError,
     ExecutionError,
+    FileSizeLimitError,
     InterruptedError,
     MemoryLimitError,
+    OpenFilesLimitError,
     OutputLimitError,
+    ProcessLimitError,
     TimeoutError,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from agenthub.runtime.limits import Limits
     from agenthub.runtime.protocol import Exchange, Failure
     from agenthub.runtime.supervisor import Completion
@@ -25,6 +32,7 @@ if TYPE_CHECKING:
 _SHOWN_LOG = 20
 # How runtimes say, in the last lines of a log, that they got no memory.
 _OUT_OF_MEMORY = ("MemoryError", "std::bad_alloc", "heap out of memory", "Cannot allocate memory", "out of memory")
+_NO_PROCESS = ("can't start new thread", "Resource temporarily unavailable", "Cannot fork", "EAGAIN")
 _SIGNALS = {
     signal.SIGSEGV: "a segmentation fault",
     signal.SIGABRT: "it aborted itself",
@@ -93,11 +101,46 @@ def _killed(agent: str, completion: Completion, limits: Limits) -> AgentRuntimeE
     if completion.error is not None:
         error = completion.error
         return type(error)(f"{agent}: {error.message}", suggestion=error.suggestion, details=details)
-    cap = f"{limits.cpu:g} s of CPU time" if completion.reason == "cpu" else f"{limits.processes} processes and threads"
-    return ExecutionError(
-        f"{agent} was killed {after}: it used more than its cap of {cap}",
+    return _over_cap(agent, completion, limits)
+
+
+def _over_cap(agent: str, completion: Completion, limits: Limits) -> AgentRuntimeError:
+    kind: type[ExecutionError]
+    if completion.reason == "cpu":
+        kind, cap = CpuLimitError, f"used {completion.cpu:.1f} s of its {limits.cpu:g} s of CPU time"
+    elif completion.reason == "disk":
+        used, allowed = format_size(completion.disk), format_size(limits.disk or 0)
+        kind, cap = DiskLimitError, f"put {used} into its working directory, of {allowed} that it may"
+    else:
+        kind = ProcessLimitError
+        cap = f"had {completion.peak_tasks} of the {limits.processes} processes and threads that it may have"
+    return kind(
+        f"{agent} was killed after {completion.wall:.1f} s: it {cap}",
         suggestion=f"raise `limits.{completion.reason}` in its manifest",
-        details=details,
+        details=_details(completion),
+    )
+
+
+def _refused(agent: str, said: Sequence[str], completion: Completion, limits: Limits) -> AgentRuntimeError | None:
+    """What the kernel refused an agent that then failed; None where that is not known."""
+    text = "\n".join(said)
+    if limits.file_size is not None and (completion.signal == signal.SIGXFSZ or "File too large" in text):
+        kind: type[ExecutionError] = FileSizeLimitError
+        key, what = "file_size", f"a file grew over its cap of {format_size(limits.file_size)}"
+        if limits.disk == limits.file_size:
+            key = "disk"
+    elif limits.open_files is not None and "Too many open files" in text:
+        kind, key = OpenFilesLimitError, "open_files"
+        what = f"it wanted more than the {limits.open_files} open files that each of its processes may have"
+    elif limits.processes is not None and any(mark in text for mark in _NO_PROCESS):
+        kind, key = ProcessLimitError, "processes"
+        what = f"it wanted more than the {limits.processes} processes and threads that it may have"
+    else:
+        return None
+    return kind(
+        f"{agent} failed: {what}",
+        suggestion=f"raise `limits.{key}` in its manifest",
+        details=_details(completion),
     )
 
 
@@ -118,6 +161,9 @@ def _memory_error(agent: str, completion: Completion, limits: Limits) -> MemoryL
 def _failed(agent: str, failure: Failure, completion: Completion, limits: Limits) -> AgentRuntimeError:
     if failure.kind.endswith("MemoryError") and limits.memory is not None:
         return _memory_error(agent, completion, limits)
+    refused = _refused(agent, (failure.message,), completion, limits)
+    if refused is not None:
+        return refused
     named = failure.kind and failure.kind != "ExecutionError" and not failure.message.startswith(failure.kind)
     message = f"{failure.kind}: {failure.message}" if named else failure.message
     return ExecutionError(message, details=_details(completion))
@@ -133,6 +179,14 @@ def _unanswered(agent: str, completion: Completion, exchange: Exchange, limits: 
         )
     if (failed or completion.signal is not None) and limits.memory is not None and _ran_out_of_memory(completion):
         return _memory_error(agent, completion, limits)
+    if completion.isolation == "bubblewrap" and completion.status == 1 and _bubblewrap_failed(completion):
+        return EnvironmentError(
+            f"cannot confine {agent}: {completion.log[-1]}",
+            suggestion="agenthub doctor says what this machine can enforce",
+        )
+    refused = _refused(agent, completion.log[-5:], completion, limits) if failed or completion.signal else None
+    if refused is not None:
+        return refused
     if completion.signal is not None:
         known = _SIGNALS.get(signal.Signals(completion.signal)) if completion.signal < signal.SIGRTMIN else None
         meaning = f" ({known})" if known else ""
@@ -163,6 +217,10 @@ def _advice(exchange: Exchange) -> str | None:
 
 def _ran_out_of_memory(completion: Completion) -> bool:
     return any(mark in line for line in completion.log[-5:] for mark in _OUT_OF_MEMORY)
+
+
+def _bubblewrap_failed(completion: Completion) -> bool:
+    return len(completion.log) == 1 and completion.log[0].startswith("bwrap: ")
 
 
 def _signal_name(number: int) -> str:

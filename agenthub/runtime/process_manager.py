@@ -104,7 +104,8 @@ class ProcessManager:
         Returns:
             `{"result": …}` or `{"error", "error_type", "exit_code"[, "suggestion"][, "details"]}`, and in both cases
             `execution_time` (s), `memory_usage` (peak of the whole tree, as `"50MB"`), `warnings` (a list of str) and
-            `usage`: `wall` and `cpu` (s), `peak_memory` and `output` (bytes), `isolation` (what held it:
+            `usage`: `wall` and `cpu` (s), `peak_memory` and `output` (bytes), `processes` (the most
+            at once, threads included), `disk` (bytes in the scratch directory), `isolation` (what held it:
             `bubblewrap`, `landlock` or `rlimits`).
 
         Raises:
@@ -149,6 +150,7 @@ class ProcessManager:
                 cwd=program.cwd,
                 run_id=run_id or os.urandom(8).hex(),
                 needs=(_HOST,),
+                scratch=scratch,
                 record=f"{scratch}.run" if kept else "",
             )
             completion = self._supervise(launch, program.exchange, limits, log, cancellation, confinement)
@@ -191,6 +193,7 @@ class ProcessManager:
                 cwd=scratch,
                 run_id=os.urandom(8).hex(),
                 needs=(_HOST,),
+                scratch=scratch,
                 record=f"{scratch}.run" if kept else "",
             )
             completion = self._supervise(launch, exchange, caps, log, None, confinement)
@@ -325,6 +328,8 @@ def _envelope(
         "cpu": completion.cpu,
         "peak_memory": completion.peak_memory,
         "output": completion.output,
+        "processes": completion.peak_tasks,
+        "disk": completion.disk,
         "isolation": completion.isolation,
     }
     envelope["warnings"] = warnings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from typing import NamedTuple, Protocol
 
 TYPE_CHECKING = False
@@ -37,8 +38,12 @@ class Member(NamedTuple):
 class ProcessTree(Protocol):
     """The processes of one run."""
 
-    def scan(self) -> list[Member]:
-        """Every member at this moment: the first process, all descendants, adopted orphans; zombies too."""
+    def scan(self, *, hidden: bool = False) -> list[Member]:
+        """Every member at this moment: the first process, all descendants, adopted orphans; zombies too.
+
+        Args:
+            hidden: with the orphans that made themselves unknown, of whichever run they are; only fit to be ended.
+        """
 
     def memory(self, members: Sequence[Member]) -> int:
         """Bytes that the members hold together, shared pages counted once where the platform tells."""
@@ -69,6 +74,7 @@ class ProcTree:
     def __init__(self, root: int, run_id: str, mark: int | None) -> None:
         self._root = root
         self._mark = mark
+        _trees.add(self)
         self._tag = f"\0AGENTHUB_RUN_ID={run_id}\0".encode()
         self._self = os.getpid()
         self._before: set[tuple[int, float]] = set()
@@ -76,7 +82,7 @@ class ProcTree:
         # Without CONFIG_PROC_CHILDREN, who is whose child is read from every process's own entry.
         self._listed = os.path.exists(f"/proc/{self._self}/task/{self._self}/children")
 
-    def scan(self) -> list[Member]:
+    def scan(self, *, hidden: bool = False) -> list[Member]:
         families = None if self._listed else _families()
         members: dict[int, Member] = {}
         pending = [self._root, *_children(self._self, families)]
@@ -84,7 +90,9 @@ class ProcTree:
             if pid in members:
                 continue
             member = read_member(pid)
-            if member is None or (member.parent == self._self and not self._is_ours(member)):
+            if member is None or (
+                member.parent == self._self and not self._is_ours(member) and not (hidden and self._hides(member))
+            ):
                 continue
             members[pid] = member
             pending.extend(_children(pid, families))
@@ -108,14 +116,32 @@ class ProcTree:
         return False
 
     def _has_mark(self, pid: int) -> bool:
-        if self._mark is None:
-            return False
+        return self._mark is not None and _mark_of(pid) == self._mark
+
+    def _hides(self, member: Member) -> bool:
+        """Whether an orphan lowered the limit that marks it, which nobody can raise again.
+
+        The embedding program's own children have the limit that it has itself; other runs' have their marks.
+        """
         import resource
 
-        try:
-            return resource.prlimit(pid, resource.RLIMIT_RTTIME)[1] == self._mark
-        except OSError:
+        mark = _mark_of(member.pid)
+        if self._mark is None or mark is None or mark in {tree._mark for tree in _trees}:
             return False
+        own = resource.getrlimit(resource.RLIMIT_RTTIME)[1]
+        return mark != resource.RLIM_INFINITY and (own == resource.RLIM_INFINITY or mark < own)
+
+
+_trees: weakref.WeakSet[ProcTree] = weakref.WeakSet()  # of the runs that go on
+
+
+def _mark_of(pid: int) -> int | None:
+    import resource
+
+    try:
+        return resource.prlimit(pid, resource.RLIMIT_RTTIME)[1]
+    except OSError:
+        return None
 
 
 def is_alive(pid: int) -> bool:

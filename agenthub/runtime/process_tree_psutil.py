@@ -22,7 +22,7 @@ class PsutilTree:
         self._run_id = run_id
         self._seen: dict[tuple[int, float], psutil.Process] = {}
 
-    def scan(self) -> list[Member]:
+    def scan(self, *, hidden: bool = False) -> list[Member]:
         found = list(self._seen.values())
         try:
             root = psutil.Process(self._root)

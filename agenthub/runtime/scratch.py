@@ -19,6 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_RECORD = ".run"  # beside the directory: see `remains`
+
 
 def base_directory() -> str:
     """Where scratch directories are made: one private directory for each user."""
@@ -71,25 +73,34 @@ def _sweep_sometimes(base: str, interval: float) -> None:
         with open(stamp, "w"):
             pass
         sweep(base)
+        return
+    for name in os.listdir(base):  # what may still be running does not wait
+        if name.endswith(_RECORD):
+            _sweep_one(os.path.join(base, name.removesuffix(_RECORD)))
 
 
 def sweep(base: str) -> list[str]:
     """Ends what is left of runs whose supervisor is dead, and removes their directories; returns the paths of these."""
-    removed = []
     with contextlib.suppress(FileNotFoundError), os.scandir(base) as entries:
-        for entry in entries:
-            if not entry.is_dir(follow_symlinks=False):
-                continue
-            with contextlib.suppress(OSError):
-                held = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-                try:
-                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    end_remains(f"{entry.path}.run")
-                    remove_tree(entry.path)
-                    removed.append(entry.path)
-                finally:
-                    os.close(held)
-    return removed
+        return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False) and _sweep_one(entry.path)]
+    return []
+
+
+def _sweep_one(path: str) -> bool:
+    """Removes a directory and whatever still runs in it, unless its supervisor lives; says whether it did."""
+    try:
+        held = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        end_remains(path + _RECORD)
+        remove_tree(path)
+    except OSError:
+        return False
+    finally:
+        os.close(held)
+    return True
 
 
 def remove_tree(path: str) -> None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from agenthub.errors import AgentRuntimeError
 from agenthub.runtime.cgroups import make_cgroup
 from agenthub.runtime.confined import Confinement, Unconfined
+from agenthub.runtime.disk_use import DiskUse
 from agenthub.runtime.kill import kill_tree
 from agenthub.runtime.launch import OPEN_GATE, Launch, apply_rlimits, check_program, open_doors, start_gated
 from agenthub.runtime.pipes import Pipes
@@ -41,7 +42,7 @@ class Completion(NamedTuple):
     """How a run ended.
 
     Attributes:
-        reason: `exited`; or why it was killed: `timeout memory cpu processes output cancelled protocol`.
+        reason: `exited`; or why it was killed: `timeout memory cpu processes disk output cancelled protocol`.
         status: exit status; None where a signal ended it, or where the embedding program reaped it first.
         signal: number of the signal that ended it, or None.
         error: what the agent broke, where the reason is `protocol`.
@@ -50,6 +51,8 @@ class Completion(NamedTuple):
         output: bytes of stdout and stderr.
         log: the newest log lines.
         survivors: whether a process could not be killed.
+        peak_tasks: the most processes and threads that were seen at once.
+        disk: bytes in the scratch directory, the most that was seen.
         isolation: what held it: `bubblewrap`, `landlock` or `rlimits`.
     """
 
@@ -63,6 +66,8 @@ class Completion(NamedTuple):
     output: int
     log: tuple[str, ...]
     survivors: bool
+    peak_tasks: int
+    disk: int
     isolation: str
 
 
@@ -117,8 +122,6 @@ class _Run:
         self._exchange = exchange
         self._confinement = confinement
         self._limits = limits
-        if limits.processes is not None and confinement.tasks:
-            self._limits = limits._replace(processes=limits.processes + confinement.tasks)
         self._log = log
         self._cancellations = cancellations
         self._reason = "exited"
@@ -142,7 +145,10 @@ class _Run:
         # The kernel hands our own peak on to what we start, as a floor under its figure.
         self._inherited_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         check_program(self._launch.argv[0], self._launch.env, self._launch.cwd)
-        self._cgroup = cgroup_factory(self._limits.memory, self._limits.processes)
+        limits = self._limits
+        if limits.processes is not None:
+            limits = limits._replace(processes=limits.processes + self._confinement.tasks)
+        self._cgroup = cgroup_factory(limits.memory, limits.processes)
         doors = open_doors(self._cgroup.doors if self._cgroup is not None else ())
         try:
             launch = self._confinement.prepare(self._launch, self._limits, exact_memory=bool(doors))
@@ -151,11 +157,12 @@ class _Run:
             for door in doors:
                 os.close(door)
         pid = self._pid = self._process.pid
-        mark = apply_rlimits(pid, self._limits)
+        mark = apply_rlimits(pid, limits)
         if self._launch.record:
             write_record(self._launch.record, pid, mark, self._launch.run_id)
         self._tree = tree_factory(pid, self._launch.run_id, mark)
-        self._watch = Watch(self._tree, pid, self._limits, self._cgroup)
+        self._disk = DiskUse(launch.scratch, limits.disk) if launch.scratch else None
+        self._watch = Watch(self._tree, pid, self._limits, self._cgroup, self._disk, self._confinement.helpers)
         wake = [cancellation.fileno() for cancellation in self._cancellations]
         if hasattr(os, "pidfd_open"):
             self._pidfd = os.pidfd_open(pid)
@@ -237,6 +244,8 @@ class _Run:
         if self._reason == "exited" and self._watch.oom_killed():
             self._reason = "memory"
         status, number, cpu, peak = self._reap()
+        if self._confinement.failure is not None:
+            raise self._confinement.failure
         if self._reason == "exited" and number == signal.SIGXCPU:
             self._reason = "cpu"
         try:
@@ -257,8 +266,16 @@ class _Run:
             output=self._pipes.received,
             log=self._log.tail,
             survivors=survivors,
+            peak_tasks=max(self._watch.tasks, 1),
+            disk=self._disk_peak(),
             isolation=self._confinement.isolation,
         )
+
+    def _disk_peak(self) -> int:
+        if self._disk is None:
+            return 0
+        self._disk.measure()
+        return self._disk.peak
 
     def _kill(self) -> bool:
         assert self._tree is not None

@@ -9,9 +9,10 @@ from agenthub.runtime.process_tree import peak_rss
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from agenthub.runtime.cgroups import Cgroup
+    from agenthub.runtime.disk_use import DiskUse
     from agenthub.runtime.limits import Limits
     from agenthub.runtime.process_tree import Member, ProcessTree
 
@@ -24,20 +25,32 @@ _CONFIRM_SHARE = 4  # the same after measuring exactly what seems to be over the
 
 
 class Watch:
-    """Polls a tree against its caps; the peak is in `peak` (bytes), the CPU time in `cpu` (seconds).
+    """Polls a tree against its caps; the peak is in `peak` (bytes) and `tasks`, the CPU time in `cpu` (seconds).
 
     Args:
         tree: whom to look at.
         root: pid of the first process.
         limits: `memory`, `cpu` and `processes` count here.
         cgroup: the one that the run is to enter, if any; it holds the memory cap then, and polls are fewer.
+        disk: the run's scratch directory, if that counts.
+        helpers: tells which members are not the agent's and count for nothing.
     """
 
-    def __init__(self, tree: ProcessTree, root: int, limits: Limits, cgroup: Cgroup | None) -> None:
+    def __init__(
+        self,
+        tree: ProcessTree,
+        root: int,
+        limits: Limits,
+        cgroup: Cgroup | None,
+        disk: DiskUse | None = None,
+        helpers: Callable[[], Collection[int]] = tuple,
+    ) -> None:
         self._tree = tree
         self._root = root
         self._limits = limits
         self._cgroup = cgroup
+        self._disk = disk
+        self._helpers = helpers
         self._suspicious = False
         self._doubts = 0
         self._measured = 0.0  # when
@@ -46,16 +59,19 @@ class Watch:
         self._young_until = time.monotonic() + _YOUTH
         self.peak = 0
         self.cpu = 0.0
+        self.tasks = 0
         self.due = 0.0
         """When the next poll is to be made, on the monotonic clock."""
 
     def poll(self) -> str | None:
-        """Looks once; returns the reason to end the run (`"memory"`, `"cpu"`, `"processes"`), or None."""
+        """Looks once; returns the reason to end the run (`memory cpu processes disk`), or None."""
         started = time.monotonic()
         members = self._tree.scan()
         for member in members:
             if member.zombie and member.pid != self._root:
                 reap_orphan(member, self.reaped)
+        helpers = self._helpers()
+        members = [member for member in members if member.pid not in helpers]
         inside = self._cgroup is not None and self._cgroup.members()
         relaxed = inside and started > self._young_until
         pause = max(POLL_WITH_CGROUP if relaxed else POLL, _SCAN_SHARE * (time.monotonic() - started))
@@ -84,8 +100,12 @@ class Watch:
         self.cpu = max(self.cpu, sum(member.cpu for member in members))
         if limits.cpu is not None and self.cpu > limits.cpu:
             return "cpu"
-        if limits.processes is not None and sum(member.tasks for member in members) > limits.processes:
+        tasks = sum(member.tasks for member in members if not member.zombie)
+        self.tasks = max(self.tasks, tasks)
+        if limits.processes is not None and tasks > limits.processes:
             return "processes"
+        if self._disk is not None and self._disk.exceeded(member.pid for member in members):
+            return "disk"
         return None
 
     def _memory_exceeded(self, members: Sequence[Member]) -> bool:

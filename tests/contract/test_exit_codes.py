@@ -13,6 +13,11 @@ from tests.support import PROJECT
 CODES = {
     "ExecutionError": 1,
     "OutputLimitError": 1,
+    "CpuLimitError": 1,
+    "ProcessLimitError": 1,
+    "OpenFilesLimitError": 1,
+    "FileSizeLimitError": 1,
+    "DiskLimitError": 1,
     "InvalidInputError": 2,
     "AgentNotFoundError": 3,
     "MethodNotFoundError": 3,

@@ -122,7 +122,7 @@ def test_fork_chasers_do_not_escape(cgroup_factory):
     before = own_children()
     completion, _ = supervised(code, cgroup_factory=cgroup_factory)
     assert not completion.survivors
-    assert own_children() == before
+    assert set(own_children()) <= set(before)  # an orphan of an earlier test may end meanwhile
 
 
 def test_children_of_the_embedding_program_are_not_touched():

@@ -22,7 +22,7 @@ def test_zero_in_the_configuration_means_no_cap():
 def test_a_manifest_replaces_what_it_names():
     declared = {"timeout": "2min", "memory": "1.5GB", "cpu": 10, "processes": "64", "output": "10MB", "disk": 5}
     merged = merge_limits(Limits(grace=1), declared)
-    assert merged == Limits(120, 1536 * MB, 10, 64, None, 5, 10 * MB, Limits().result, 1)
+    assert merged == Limits(120, 1536 * MB, 10, 64, None, 5, 10 * MB, Limits().result, 1, 5)
     assert merge_limits(merged, {"timeout": None}) == merged
 
 

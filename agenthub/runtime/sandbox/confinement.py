@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+import resource
+import select
 import signal
 import threading
 
-from agenthub.errors import PermissionDeniedError
+from agenthub.errors import AgentRuntimeError, EnvironmentError, PermissionDeniedError
 from agenthub.runtime.confined import Unconfined
+from agenthub.runtime.launch import move_descriptor
 from agenthub.runtime.sandbox import bubblewrap, seccomp
-from agenthub.runtime.sandbox.policy import BUBBLEWRAP, LANDLOCK
+from agenthub.runtime.sandbox.policy import BUBBLEWRAP, LANDLOCK, RLIMITS
 from agenthub.runtime.sandbox.restricted_thread import RestrictedThread
 from agenthub.runtime.sandbox.visible import visible_files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from agenthub.runtime.confined import Confinement
     from agenthub.runtime.launch import Launch
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from agenthub.runtime.sandbox.attachment import NetworkAttachment
     from agenthub.runtime.sandbox.policy import SandboxPolicy
     from agenthub.runtime.sandbox.tiers import Tiers
+
+_FIRST_PASSED = 18  # above those that belong to a shell
 
 
 def confine(policy: SandboxPolicy, tiers: Tiers, network: NetworkAttachment | None = None) -> Confinement:
@@ -40,10 +45,11 @@ def confine(policy: SandboxPolicy, tiers: Tiers, network: NetworkAttachment | No
     if policy.level == "off":
         return Unconfined()
     tier = tiers.best
-    if policy.level == "strict" and (tier not in (BUBBLEWRAP, LANDLOCK) or tiers.gaps):
+    if policy.level == "strict" and (tier == RLIMITS or tiers.gaps):
+        missing = f"; Landlock of this kernel does not stop {', '.join(tiers.gaps)}" if tiers.gaps else ""
         raise PermissionDeniedError(
-            "the sandbox is strict, and this machine cannot hold an agent: " + tiers.reason,
-            suggestion=tiers.remedy,
+            f"the sandbox is strict, and this machine cannot hold an agent: {tiers.reason}{missing}",
+            suggestion=tiers.remedy or None,
         )
     if tier == BUBBLEWRAP:
         return Bubblewrapped(policy, tiers.bwrap, network)
@@ -64,6 +70,7 @@ class Bubblewrapped:
     isolation = BUBBLEWRAP
     tasks = 2  # the one that waits outside, and the one that reaps inside
     relays_exit = True
+    failure: AgentRuntimeError | None = None
 
     def __init__(self, policy: SandboxPolicy, bwrap: str, network: NetworkAttachment | None) -> None:
         self._policy = policy
@@ -74,6 +81,7 @@ class Bubblewrapped:
         self._hold = -1
         self._root = 0
         self._init = 0
+        self._tasks: int | None = None
         self._said = b""
         self._holder: threading.Thread | None = None
 
@@ -91,13 +99,20 @@ class Bubblewrapped:
         command += [*options, "--chdir", launch.cwd]
         command += ["--seccomp", str(self._pass_data(seccomp.make_filter(profile)))]
         self._info, writer = os.pipe()
-        self._passed.append(writer)
+        os.set_blocking(self._info, False)
+        writer = self._pass(writer)
         command += ["--info-fd", str(writer)]
-        if self._network is not None and policy.network.kind == "hosts":
+        if limits.processes is not None and not exact_memory and os.geteuid() != 0:
+            self._tasks = limits.processes
+        if self._attached or self._tasks is not None:
             reader, self._hold = os.pipe()
-            self._passed.append(reader)
+            reader = self._pass(reader)
             command += ["--block-fd", str(reader)]
         return launch._replace(argv=(*command, "--", *launch.argv), env=env, pass_fds=(*launch.pass_fds, *self._passed))
+
+    @property
+    def _attached(self) -> bool:
+        return self._network is not None and self._policy.network.kind == "hosts"
 
     def spawn(self, start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
         try:
@@ -111,6 +126,9 @@ class Bubblewrapped:
             self._holder = threading.Thread(target=self._attach, daemon=True)
             self._holder.start()
         return process
+
+    def helpers(self) -> Collection[int]:
+        return {self._root, self._first_inside()}
 
     def terminate(self, root: int) -> None:
         init = self._first_inside()
@@ -146,38 +164,58 @@ class Bubblewrapped:
             if descriptor >= 0:
                 os.close(descriptor)
 
+    def _pass(self, descriptor: int) -> int:
+        moved = move_descriptor(descriptor, self._passed[-1] if self._passed else _FIRST_PASSED)
+        self._passed.append(moved)
+        return moved
+
     def _pass_data(self, data: bytes) -> int:
-        descriptor = os.memfd_create("agenthub")
-        self._passed.append(descriptor)
+        descriptor = self._pass(os.memfd_create("agenthub"))
         os.write(descriptor, data)
         os.lseek(descriptor, 0, os.SEEK_SET)
         return descriptor
 
-    def _first_inside(self, *, wait: bool = False) -> int:
-        """The pid of the first process inside; 0: there is none yet."""
-        if not self._init and self._info >= 0:
-            os.set_blocking(self._info, wait)
-            try:
-                while b"}" not in self._said and (data := os.read(self._info, 4096)):
-                    self._said += data
-            except BlockingIOError:
-                return 0
-            _, found, rest = self._said.partition(b'"child-pid": ')
-            if found and b"}" in rest:
-                self._init = int(rest[: len(rest) - len(rest.lstrip(b"0123456789"))])
+    def _first_inside(self) -> int:
+        """The pid of the first process inside; 0: none yet. Where a thread waits for it, only that one reads."""
+        if self._init or self._info < 0 or self._holder not in (None, threading.current_thread()):
+            return self._init
+        try:
+            while b"}" not in self._said and (data := os.read(self._info, 4096)):
+                self._said += data
+        except BlockingIOError:
+            return 0
+        _, found, rest = self._said.partition(b'"child-pid": ')
+        if found and b"}" in rest:
+            self._init = int(rest[: len(rest) - len(rest.lstrip(b"0123456789"))])
         return self._init
 
     def _attach(self) -> None:
-        init = self._first_inside(wait=True)
-        if not init:  # bubblewrap failed, and says why itself
-            return
+        """Does what has to be done between the making of the namespaces and the start of the program."""
+        while not (init := self._first_inside()):
+            if not self._wait_for_info():
+                return  # bubblewrap failed, and says why itself
         try:
-            assert self._network is not None
-            self._network.enter_namespace(init)
-        except BaseException:
+            if self._tasks is not None:  # in a user namespace of its own, it counts this run alone
+                resource.prlimit(init, resource.RLIMIT_NPROC, (self._tasks + 1, self._tasks + 1))
+            if self._network is not None and self._attached:
+                self._network.enter_namespace(init)
+            os.write(self._hold, b"!")
+        except (ProcessLookupError, BrokenPipeError):  # killed meanwhile
+            return
+        except (AgentRuntimeError, OSError) as error:
+            if not isinstance(error, AgentRuntimeError):
+                error = EnvironmentError(f"cannot attach the run's network: {error}")
+            self.failure = error
             self.kill()  # bubblewrap would take the end of the pipe for permission
+        except BaseException:
+            self.kill()
             raise
-        os.write(self._hold, b"!")
+
+    def _wait_for_info(self) -> bool:
+        """Waits for more from bubblewrap; False at the end."""
+        waiting = select.poll()
+        waiting.register(self._info, select.POLLIN)
+        return any(event & select.POLLIN for _, event in waiting.poll())
 
 
 class Landlocked:
@@ -192,6 +230,7 @@ class Landlocked:
     isolation = LANDLOCK
     tasks = 0
     relays_exit = False
+    failure: AgentRuntimeError | None = None
 
     def __init__(self, policy: SandboxPolicy, abi: int, network: NetworkAttachment | None) -> None:
         self._policy = policy
@@ -210,6 +249,9 @@ class Landlocked:
     def spawn(self, start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
         assert self._thread is not None
         return self._thread.spawn(start)
+
+    def helpers(self) -> Collection[int]:
+        return ()
 
     def terminate(self, root: int) -> None:
         os.killpg(root, signal.SIGTERM)

@@ -107,13 +107,7 @@ class EventLoop:
         try:
             while self._open:
                 for key, _ in self._selector.select(self._patience()):
-                    if isinstance(key.data, _Task):
-                        if key.data.wait is not None and any(key.fileobj is pair[0] for pair in key.data.wait.sockets):
-                            self._resume(key.data, True)
-                        continue
-                    watcher = self._watched.get(key.fd)  # None: unwatched just now
-                    if watcher is not None and watcher is key.data and watcher() is False:
-                        self.unwatch(key.fd)
+                    self._dispatch(key)
                 self._expire()
         finally:
             self.close()
@@ -129,6 +123,16 @@ class EventLoop:
         self._selector.close()
         self._wake_reader.close()
         self._wake_writer.close()
+
+    def _dispatch(self, key: selectors.SelectorKey) -> None:
+        """Handles what was ready; an event before it in the same batch may have ended the interest in it."""
+        if isinstance(key.data, _Task):
+            if key.data.wait is not None and any(key.fileobj is sock for sock, _ in key.data.wait.sockets):
+                self._resume(key.data, True)
+            return
+        callback = self._watched.get(key.fd)
+        if callback is not None and callback is key.data and callback() is False:
+            self.unwatch(key.fd)
 
     def _end(self) -> None:
         self._open = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import sys
 import threading
@@ -17,7 +18,7 @@ from contextlib import suppress
 from agenthub.errors import EnvironmentError
 from agenthub.runtime.sandbox import netns_helper
 from agenthub.runtime.sandbox.netns_helper import ANSWER, NEW_NETWORK, ORDER
-from agenthub.runtime.sandbox.proxy import PROXY_PORT
+from agenthub.runtime.sandbox.proxy_address import PROXY_PORT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _GET_OWNER = 0xB701  # NS_GET_USERNS: a network namespace may belong to another user namespace than its processes
 _HELPER_TIMEOUT = 10.0
+_HIGHEST_DESCRIPTOR = 1 << 16  # that is looked for, where the kernel cannot close them all at once
 
 
 def listen_in_namespace(pid: int, port: int = PROXY_PORT) -> socket.socket:
@@ -113,10 +115,8 @@ class _Helper:
         self._channel, there = socket.socketpair()
         self._channel.settimeout(_HELPER_TIMEOUT)
         with there:
-            if len(os.listdir("/proc/self/task")) == 1:
-                self._pid = self._fork(there)
-            else:
-                self._pid = _spawn(there.fileno())
+            start = _fork if len(os.listdir("/proc/self/task")) == 1 else _spawn
+            self._pid = start(there.fileno())
 
     def listen(self, network: int, port: int) -> socket.socket:
         """Orders the socket. Raises OSError."""
@@ -138,15 +138,22 @@ class _Helper:
         with suppress(ChildProcessError):  # an embedding program reaps every child
             os.waitpid(self._pid, 0)
 
-    def _fork(self, there: socket.socket) -> int:
+
+def _fork(channel: int) -> int:
+    """Forks a helper that has nothing else of ours: no descriptor, and no signal that our handlers would answer."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
         child = os.fork()
         if child:
             return child
         try:
-            self._channel.close()
-            netns_helper.serve(there)
+            os.closerange(3, channel)
+            os.closerange(channel + 1, _HIGHEST_DESCRIPTOR)
+            netns_helper.serve(socket.socket(fileno=channel))
         finally:
             os._exit(0)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _spawn(channel: int) -> int:
@@ -159,6 +166,7 @@ def _spawn(channel: int) -> int:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={},
+        start_new_session=True,
     )
     helper.returncode = 0  # it is reaped by its number, like a fork
     return helper.pid

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from agenthub.runtime.sandbox.upstream import Resolver, UserProxies
 
-PROXY_PORT = 3128  # inside the sandbox, where every port is free
 IDLE_TIMEOUT = 120.0  # seconds a client may keep a connection open without a request
 HEAD_TIMEOUT = 20.0  # seconds for a whole head, or a whole ClientHello, once it has begun
 EXCHANGE_TIMEOUT = 600.0  # seconds without a byte in either direction
@@ -47,7 +46,7 @@ class AllowListProxy:
     """Serves connections of one run until the `with` block ends.
 
     Args:
-        hosts: what was declared, as `DeclaredHosts` reads it.
+        hosts: what was declared.
         on_refusal: called once for each different refusal, in the proxy's thread; must not raise.
         on_request: called with host and port of each tunnel and each plain request that is let through.
         resolver: returns the numeric addresses of a name and a port, or raises OSError; by default the system's.
@@ -60,7 +59,7 @@ class AllowListProxy:
 
     def __init__(
         self,
-        hosts: Iterable[str],
+        hosts: DeclaredHosts | Iterable[str],
         on_refusal: Callable[[Refusal], object] | None = None,
         on_request: Callable[[str, int], object] | None = None,
         *,
@@ -68,7 +67,7 @@ class AllowListProxy:
         user_proxies: UserProxies | None = None,
         tls_ports: Collection[int] = (443,),
     ) -> None:
-        self._declared = DeclaredHosts(hosts)
+        self._declared = hosts if isinstance(hosts, DeclaredHosts) else DeclaredHosts(hosts)
         self._on_refusal = on_refusal
         self._on_request = on_request
         self._tls_ports = tls_ports
@@ -316,16 +315,6 @@ class _Upstream:
         if self._stream is not None:
             self._stream.close()
         self._stream = None
-
-
-def proxy_variables(port: int = PROXY_PORT) -> dict[str, str]:
-    """What leads ordinary clients to the proxy: curl, Python's, Go's, Node's (24 and newer) and many others."""
-    url = f"http://127.0.0.1:{port}"
-    variables = {"NODE_USE_ENV_PROXY": "1"}
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        variables[name] = variables[name.upper()] = url
-    variables["no_proxy"] = variables["NO_PROXY"] = ""
-    return variables
 
 
 def _read_head(client: Stream) -> Generator[Wait, bool, bytes | None]:

@@ -36,10 +36,17 @@ _HARMLESS = (  # what programs ask of the machine
     "/proc/version",
     "/sys/devices/system",
     "/sys/fs/cgroup/memory.max",
+    # What exists and is refused is an error to many a program that would do without.
+    "/etc/gitconfig",
     "/etc/group",
     "/etc/hosts",
+    "/etc/mime.types",
     "/etc/nsswitch.conf",
+    "/etc/os-release",
     "/etc/passwd",
+    "/etc/ssl/openssl.cnf",
+    "/etc/terminfo",
+    "/etc/timezone",
 )
 _PR_CAPBSET_DROP, _PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL = 24, 47, 4
 _CAPABILITY_VERSION = 0x20080522
@@ -147,6 +154,7 @@ def _accesses(seen: Visible) -> Iterator[Access]:
         yield Access(path, landlock.CHANGE)
     for path in _HARMLESS:
         yield Access(path, landlock.READ)
+    yield Access("/proc", landlock.READ_DIR)  # one's own descriptors; what is in others' directories is guarded itself
     for path in _DEVICES:
         yield Access(path, landlock.READ | landlock.WRITE_FILE)
 

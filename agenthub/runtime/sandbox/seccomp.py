@@ -18,6 +18,7 @@ _KILL_PROCESS, _ERRNO, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
 _LOAD, _AND, _JUMP_EQUAL, _JUMP_ABOVE, _JUMP_SET, _RETURN = 0x20, 0x54, 0x15, 0x25, 0x45, 0x06
 _X32 = 0x40000000
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _MODE_FILTER = 38, 22, 2
+_PART = 24  # instructions; a jump reaches 255
 _LONGEST = 4096  # instructions, the kernel's maximum
 
 AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
@@ -28,6 +29,7 @@ _NEW_TIME = 0x80
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _FS_IOC_SETFLAGS, _FS_IOC_FSSETXATTR, _FS_IOC_SETVERSION = 0x40086602, 0x401C5820, 0x40087602
 _FIFREEZE, _FITHAW, _FS_IOC_ENABLE_VERITY = 0xC0045877, 0xC0045878, 0x40806685
+_F_SETLEASE, _F_NOTIFY = 1024, 1026
 _FILTER_FLAG_NEW_LISTENER = 0x8
 _PERSONALITY_QUERY = 0xFFFFFFFF
 
@@ -36,7 +38,12 @@ _REFUSED = errno.EPERM
 _PRETENDED = 0  # the call returns success and does nothing
 
 
-class Test(NamedTuple):
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Match(NamedTuple):
     """A condition on the low half of one argument, which is all that the kernel reads of an int or of flags.
 
     Attributes:
@@ -64,8 +71,8 @@ class Rule(NamedTuple):
 
     call: str
     error: int = _REFUSED
-    when: tuple[tuple[Test, ...], ...] = ()
-    unless: tuple[tuple[Test, ...], ...] = ()
+    when: tuple[tuple[Match, ...], ...] = ()
+    unless: tuple[tuple[Match, ...], ...] = ()
 
 
 class Profile(NamedTuple):
@@ -98,12 +105,14 @@ _ALWAYS = (
     *_all("init_module finit_module delete_module create_module query_module get_kernel_syms", _REFUSED),
     *_all("settimeofday clock_settime adjtimex clock_adjtime sethostname setdomainname", _REFUSED),
     *_all("iopl ioperm modify_ldt uselib ustat sysfs _sysctl syslog vhangup move_pages migrate_pages", _REFUSED),
-    Rule("unshare", when=((Test(0, _NEW_NAMESPACES | _NEW_TIME, any_bit=True),),)),
-    Rule("clone", when=((Test(0, _NEW_NAMESPACES, any_bit=True),),)),
-    Rule("personality", unless=((Test(0, 0),), (Test(0, _PERSONALITY_QUERY),))),
-    Rule("ioctl", when=((Test(1, _TIOCSTI),), (Test(1, _TIOCLINUX),))),
-    Rule("seccomp", when=((Test(0, 1), Test(1, _FILTER_FLAG_NEW_LISTENER, any_bit=True)),)),
-    Rule("socketpair", errno.EAFNOSUPPORT, unless=((Test(0, AF_UNIX),),)),
+    Rule("unshare", when=((Match(0, _NEW_NAMESPACES | _NEW_TIME, any_bit=True),),)),
+    Rule("clone", when=((Match(0, _NEW_NAMESPACES, any_bit=True),),)),
+    Rule("personality", unless=((Match(0, 0),), (Match(0, _PERSONALITY_QUERY),))),
+    Rule("ioctl", when=((Match(1, _TIOCSTI),), (Match(1, _TIOCLINUX),))),
+    # Both work on files that can only be read: one holds up whoever opens them, the other watches.
+    Rule("fcntl", when=((Match(1, _F_SETLEASE),), (Match(1, _F_NOTIFY),))),
+    Rule("seccomp", when=((Match(0, 1), Match(1, _FILTER_FLAG_NEW_LISTENER, any_bit=True)),)),
+    Rule("socketpair", errno.EAFNOSUPPORT, unless=((Match(0, AF_UNIX),),)),
 )
 _UNCOUNTED_MEMORY = _all("memfd_create shmget", _GONE)
 # Without namespaces the host's objects are in reach by number or by path.
@@ -115,15 +124,15 @@ _SHARED_HOST = (
     *_all("chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat", _PRETENDED),
     *_all("utime utimes futimesat utimensat", _PRETENDED),
     *_all("setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr", errno.EOPNOTSUPP),
-    Rule("prlimit64", unless=((Test(0, 0),),)),
-    *(Rule(name, unless=((Test(0, 0),),)) for name in ("sched_setaffinity", "sched_setattr", "sched_setparam")),
-    Rule("sched_setscheduler", unless=((Test(0, 0),),)),
-    Rule("setpriority", unless=((Test(0, 0), Test(1, 0)),)),
-    Rule("ioprio_set", unless=((Test(0, 1), Test(1, 0)),)),
+    Rule("prlimit64", unless=((Match(0, 0),),)),
+    *(Rule(name, unless=((Match(0, 0),),)) for name in ("sched_setaffinity", "sched_setattr", "sched_setparam")),
+    Rule("sched_setscheduler", unless=((Match(0, 0),),)),
+    Rule("setpriority", unless=((Match(0, 0), Match(1, 0)),)),
+    Rule("ioprio_set", unless=((Match(0, 1), Match(1, 0)),)),
     Rule(
         "ioctl",
         when=tuple(
-            (Test(1, request),)
+            (Match(1, request),)
             for request in (
                 _FS_IOC_SETFLAGS,
                 _FS_IOC_FSSETXATTR,
@@ -136,21 +145,21 @@ _SHARED_HOST = (
     ),
 )
 _TCP_ONLY = tuple(
-    (Test(0, family), Test(1, _STREAM, _TYPE_MASK), Test(2, protocol))
+    (Match(0, family), Match(1, _STREAM, _TYPE_MASK), Match(2, protocol))
     for family in (AF_INET, AF_INET6)
     for protocol in (0, _TCP)
 )
 _INTERNET = tuple(
-    (Test(0, family), Test(1, kind, _TYPE_MASK)) for family in (AF_INET, AF_INET6) for kind in (_STREAM, _DATAGRAM)
+    (Match(0, family), Match(1, kind, _TYPE_MASK)) for family in (AF_INET, AF_INET6) for kind in (_STREAM, _DATAGRAM)
 )
-_ROUTES = ((Test(0, AF_NETLINK), Test(2, 0)),)  # how a program asks which addresses it has
+_ROUTES = ((Match(0, AF_NETLINK), Match(2, 0)),)  # how a program asks which addresses it has
 
 
 def _network_rules(profile: Profile) -> tuple[Rule, ...]:
     if profile.network == "any":
         # In the host's network namespace abstract sockets of the host are in reach.
         return (Rule("socket", errno.EAFNOSUPPORT, unless=(*_INTERNET, *_ROUTES)),)
-    own = ((Test(0, AF_UNIX),),) if profile.namespaces else ()
+    own = ((Match(0, AF_UNIX),),) if profile.namespaces else ()
     if profile.network == "none":
         return (Rule("socket", errno.EAFNOSUPPORT, unless=own),)
     if profile.namespaces:
@@ -158,9 +167,9 @@ def _network_rules(profile: Profile) -> tuple[Rule, ...]:
     return (
         Rule("socket", errno.EAFNOSUPPORT, unless=_TCP_ONLY),
         *_all("bind listen accept accept4", _REFUSED),
-        Rule("sendto", when=((Test(3, _FASTOPEN, any_bit=True),),)),
-        Rule("sendmsg", when=((Test(2, _FASTOPEN, any_bit=True),),)),
-        Rule("sendmmsg", when=((Test(3, _FASTOPEN, any_bit=True),),)),
+        Rule("sendto", when=((Match(3, _FASTOPEN, any_bit=True),),)),
+        Rule("sendmsg", when=((Match(2, _FASTOPEN, any_bit=True),),)),
+        Rule("sendmmsg", when=((Match(3, _FASTOPEN, any_bit=True),),)),
     )
 
 
@@ -200,14 +209,27 @@ def assemble(found: tuple[Rule, ...], architecture: Architecture | None = None) 
         number = architecture.number(rule.call)
         if number is not None:
             grouped.setdefault(number, []).append(rule)
-    for number, group in grouped.items():
-        body = [instruction for rule in group for instruction in _body(rule)]
-        if body[-1][0] != _RETURN:
-            body.append((_RETURN, 0, 0, _ALLOW))
-        code += [(_JUMP_EQUAL, 0, len(body), number), *body]
+    for part in _parts(grouped):
+        code += part
     code.append((_RETURN, 0, 0, _ALLOW))
     assert len(code) <= _LONGEST
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
+
+
+def _parts(grouped: dict[int, list[Rule]]) -> Iterator[_Code]:
+    """Code for a few calls each, behind a jump for numbers above them: the kernel tries a new filter on every call."""
+    part: _Code = []
+    last = 0
+    for number in sorted(grouped):
+        body = [instruction for rule in grouped[number] for instruction in _body(rule)]
+        if body[-1][0] != _RETURN:
+            body.append((_RETURN, 0, 0, _ALLOW))
+        part += [(_JUMP_EQUAL, 0, len(body), number), *body]
+        last = number
+        if len(part) > _PART:
+            yield [(_JUMP_ABOVE, len(part), 0, last), *part]
+            part = []
+    yield [(_JUMP_ABOVE, len(part), 0, last), *part]
 
 
 _Code = list[tuple[int, int, int, int]]
@@ -222,7 +244,7 @@ def _body(rule: Rule) -> _Code:
     return [*(instruction for tests in rule.unless for instruction in _conjunction(tests, allow)), error]
 
 
-def _conjunction(tests: tuple[Test, ...], answer: tuple[int, int, int, int]) -> _Code:
+def _conjunction(tests: tuple[Match, ...], answer: tuple[int, int, int, int]) -> _Code:
     """Returns `answer` where all tests hold, else goes on behind it."""
     code: _Code = [answer]
     for test in reversed(tests):

@@ -13,8 +13,6 @@ from agenthub.runtime.sandbox import bubblewrap, landlock, seccomp
 from agenthub.runtime.sandbox.policy import BUBBLEWRAP, LANDLOCK, RLIMITS
 
 _PROBE_TIMEOUT = 10.0
-_LSM = "/sys/kernel/security/lsm"
-_GETPID_OF_ANOTHER = 1
 _FORMAT = 1  # of the cached answer
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ _LIBRARIES = (
     "/usr/lib64",
     "/usr/local/lib",
     "/usr/local/lib64",
-    "/usr/local/share",
     "/usr/share",
     "/nix/store",
     "/gnu/store",
@@ -29,21 +29,27 @@ _SETTINGS = (
     "/etc/alternatives",
     "/etc/ld.so.cache",
     "/etc/localtime",
-    "/etc/mime.types",
-    "/etc/ssl/certs",  # and not /etc/ssl, where private keys are
-    "/etc/ssl/openssl.cnf",
-    "/etc/pki/tls/certs",
-    "/etc/pki/ca-trust/extracted",
-    "/etc/crypto-policies",
 )
 _NETWORK_SETTINGS = (
+    "/etc/crypto-policies",
     "/etc/gai.conf",
     "/etc/host.conf",
     "/etc/hosts",
     "/etc/nsswitch.conf",
+    "/etc/pki/ca-trust/extracted",
+    "/etc/pki/tls/certs",
     "/etc/protocols",
     "/etc/resolv.conf",
     "/etc/services",
+    "/etc/ssl/certs",  # and not /etc/ssl, where private keys are
+    "/etc/ssl/openssl.cnf",
+)
+CERTIFICATE_VARIABLES = (  # which `run_environment` passes on
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "NODE_EXTRA_CA_CERTS",
 )
 _SHARED_PREFIXES = frozenset(("/", "/usr", "/usr/local", "/opt"))
 _MOST_LINKS = 40
@@ -73,6 +79,13 @@ class Visible:
         if real is not None and real not in self.readable:
             self.readable[real] = None
 
+    def read_data(self, path: str) -> None:
+        """Makes a path readable that need not be executed, if it exists."""
+        real = self.follow(path)
+        if real is not None and real not in self.readable:
+            self.data.add(real)
+            self.readable[real] = None
+
     def write(self, path: str) -> None:
         """Makes a path writable, if it exists."""
         real = self.follow(path)
@@ -92,19 +105,21 @@ class Visible:
             if name == "..":
                 done = os.path.dirname(done)
                 continue
-            step = os.path.join(done, name)
-            target = None if step in self._plain else _target(step)
-            if target is None:
-                if step not in self._plain:
-                    if not os.path.lexists(step):
-                        return None
-                    self._plain.add(step)
-                done = step
-                continue
-            self._links[step] = target
-            todo += target.rstrip("/").split("/")[::-1]
-            if target.startswith("/"):
-                done = "/"
+            step = f"{done}/{name}" if done != "/" else f"/{name}"
+            if step not in self._plain:
+                try:
+                    mode = os.lstat(step).st_mode
+                    target = os.readlink(step) if stat.S_ISLNK(mode) else None
+                except OSError:
+                    return None
+                if target is not None:
+                    self._links[step] = target
+                    todo += target.rstrip("/").split("/")[::-1]
+                    if target.startswith("/"):
+                        done = "/"
+                    continue
+                self._plain.add(step)
+            done = step
         return None
 
     def covers(self, path: str) -> bool:
@@ -130,7 +145,7 @@ class Visible:
         return False
 
 
-def visible_files(  # noqa: C901 - one line for each kind of file
+def visible_files(
     policy: SandboxPolicy, argv: tuple[str, ...], needs: Iterable[str], env: Mapping[str, str], cwd: str
 ) -> Visible:
     """What a run of `argv` has to see.
@@ -144,28 +159,31 @@ def visible_files(  # noqa: C901 - one line for each kind of file
     """
     seen = Visible()
     folders = env.get("PATH", os.defpath).split(os.pathsep)
+    _add_system(seen, policy, folders, env)
+    for path in (policy.agent_dir, *needs):
+        seen.read(path)
+    for program in (argv[0], *(policy.programs or ())):
+        _add_program(seen, program, folders, cwd)
+    seen.write(policy.scratch)
+    for path in policy.read:
+        seen.read_data(path)
+    for path in policy.write:
+        seen.write(path)
+    return seen
+
+
+def _add_system(seen: Visible, policy: SandboxPolicy, folders: list[str], env: Mapping[str, str]) -> None:
     for path in _SETTINGS if policy.network.kind == "none" else _SETTINGS + _NETWORK_SETTINGS:
         seen.read(path)
+    for name in CERTIFICATE_VARIABLES:  # without network too: clients read them when they are made
+        if env.get(name, "").startswith("/"):
+            seen.read_data(env[name])
     if policy.programs is None:
         for path in _installed(folders):
             seen.read(path)
     for path in _LIBRARIES:
         if not seen.covers(path):
             seen.read(path)
-    seen.read(policy.agent_dir)
-    for path in needs:
-        seen.read(path)
-    for program in (argv[0], *(policy.programs or ())):
-        _add_program(seen, program, folders, cwd)
-    seen.write(policy.scratch)
-    for path in policy.read:
-        real = seen.follow(path)
-        if real is not None and real not in seen.readable:
-            seen.data.add(real)
-        seen.read(path)
-    for path in policy.write:
-        seen.write(path)
-    return seen
 
 
 def find_program(program: str, folders: Iterable[str], cwd: str) -> str | None:
@@ -248,10 +266,3 @@ def _interpreter_of(path: str) -> list[str]:
 
 def _is_in(path: str, directory: str) -> bool:
     return path == directory or path.startswith(directory.rstrip("/") + "/")
-
-
-def _target(path: str) -> str | None:
-    try:
-        return os.readlink(path)
-    except OSError:
-        return None
