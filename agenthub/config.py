@@ -98,6 +98,18 @@ def format_size(size: float) -> str:
     return f"{size:.3g} TB"
 
 
+def out_of_the_way(descriptor: int) -> int:
+    """Moves a descriptor that stays open during a run above those that a shell can name.
+
+    The gate of a run enters its cgroup by a descriptor below 10; entering from outside takes the kernel 10 ms.
+    """
+    import fcntl
+
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 32)
+    os.close(descriptor)
+    return moved
+
+
 def parse_flag(value: object) -> bool:
     """A boolean from the spellings people use.
 

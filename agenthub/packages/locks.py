@@ -6,7 +6,7 @@ import fcntl
 import os
 import time
 
-from agenthub.config import IN_USE
+from agenthub.config import IN_USE, out_of_the_way
 from agenthub.errors import AgentNotFoundError
 
 TYPE_CHECKING = False
@@ -52,7 +52,7 @@ def hold(version_dir: str) -> Hold:
     """
     path = os.path.join(version_dir, IN_USE)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = out_of_the_way(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
     except OSError:
         return Hold(None)
     try:

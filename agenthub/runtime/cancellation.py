@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from agenthub.config import out_of_the_way
+
 
 class Cancellation:
     """A flag that wakes whoever selects on it; set once, from any thread or signal handler.
@@ -12,7 +14,7 @@ class Cancellation:
     """
 
     def __init__(self) -> None:
-        self._reader, self._writer = os.pipe()
+        self._reader, self._writer = map(out_of_the_way, os.pipe())
         os.set_blocking(self._writer, False)
         self.cancelled = False
 

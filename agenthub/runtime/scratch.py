@@ -12,6 +12,7 @@ import os
 import stat
 import time
 
+from agenthub.config import out_of_the_way
 from agenthub.errors import EnvironmentError
 from agenthub.runtime.remains import end_remains
 
@@ -41,7 +42,7 @@ def scratch_directory(run_id: str, cleanup_interval: float = 60.0) -> Iterator[s
         _make_private(base)
         _sweep_sometimes(base, cleanup_interval)
         os.mkdir(path, 0o700)
-        held = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        held = out_of_the_way(os.open(path, os.O_RDONLY | os.O_DIRECTORY))
     except OSError as error:
         raise EnvironmentError(
             f"cannot make a scratch directory for the run at {path}: {error.strerror}",
