@@ -12,7 +12,6 @@ from agenthub.config import MB, VENV, RuntimeConfig, format_size
 from agenthub.errors import (
     AgentNotFoundError,
     AgentRuntimeError,
-    EnvironmentError,
     InvalidInputError,
     InvalidManifestError,
     MethodNotFoundError,
@@ -26,6 +25,7 @@ from agenthub.runtime.outcome import oddities, result_of
 from agenthub.runtime.process_tree import is_alive
 from agenthub.runtime.protocol import LEVELS, RpcExchange, ScriptExchange
 from agenthub.runtime.run_environment import run_environment
+from agenthub.runtime.scratch import scratch_directory
 from agenthub.runtime.supervisor import Completion, Launch, supervise
 
 TYPE_CHECKING = False
@@ -294,17 +294,8 @@ def _script(directory: str, manifest: AgentManifest, python: str) -> tuple[str, 
 def _with_scratch(scratch: str | None, run: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
     if scratch is not None:
         return run(scratch)
-    import shutil
-    import tempfile
-
-    try:
-        made = tempfile.mkdtemp(prefix="agenthub-")
-    except OSError as error:
-        raise EnvironmentError(f"cannot make a scratch directory: {error.strerror}") from None
-    try:
+    with scratch_directory(os.urandom(8).hex()) as made:
         return run(made)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 def _envelope(

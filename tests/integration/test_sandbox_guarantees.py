@@ -75,6 +75,11 @@ def python():
 def pair():
     left, right = socket.socketpair(); left.close(); right.close()
 
+def datagram(kind):
+    # Neither creates a socket by a call that is filtered, nor connects one.
+    left, right = socket.socketpair(socket.AF_UNIX, kind)
+    left.sendto(b"x", outside + "/datagrams")
+
 def status(name):
     for line in open("/proc/self/status"):
         if line.startswith(name): return line.split()[1]
@@ -115,6 +120,8 @@ attempts = {
     "netlink": lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0).close(),
     "vsock": lambda: socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM).close(),
     "unix socket": lambda: connect(socket.AF_UNIX, socket.SOCK_STREAM, outside + "/socket"),
+    "datagram by a pair": lambda: datagram(socket.SOCK_DGRAM),
+    "datagram by a raw pair": lambda: datagram(socket.SOCK_RAW),
     "abstract socket": lambda: connect(socket.AF_UNIX, socket.SOCK_STREAM, "\0" + order["abstract"]),
     "signal": lambda: os.kill(canary, 0),
     "signal by a child": child,
@@ -198,6 +205,8 @@ CLOSED_ON_BOTH = (
     "netlink",
     "vsock",
     "unix socket",
+    "datagram by a pair",
+    "datagram by a raw pair",
     "abstract socket",
     "signal",
     "signal by a child",
@@ -244,6 +253,8 @@ POSSIBLE = (
     "listen",
     "netlink",
     "unix socket",
+    "datagram by a pair",
+    "datagram by a raw pair",
     "abstract socket",
     "signal",
     "signal by a child",
@@ -284,6 +295,9 @@ class World:
             _listener(socket.AF_UNIX, f"\0{self.abstract}"),
         ]
         place.own(f"{self.outside}/socket")
+        self.datagrams = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.datagrams.bind(f"{self.outside}/datagrams")
+        os.chmod(f"{self.outside}/datagrams", 0o777)
         self.niceness = os.getpriority(os.PRIO_PROCESS, self.canary.pid)
 
     def attack(self) -> dict[str, object]:
@@ -307,7 +321,7 @@ class World:
         self.canary.kill()
         self.canary.wait()
         subprocess.run(["ipcrm", "-m", str(self.segment)], check=True)
-        for listener in self.listeners:
+        for listener in (*self.listeners, self.datagrams):
             listener.close()
         self.place.remove()
 
@@ -366,7 +380,7 @@ def test_host_is_unchanged(attacked):
     world, found = attacked
     if world.tier == RLIMITS:
         pytest.skip("nothing is promised")
-    assert sorted(os.listdir(world.outside)) == ["moved", "secret", "socket", "victim"]
+    assert sorted(os.listdir(world.outside)) == ["datagrams", "moved", "secret", "socket", "victim"]
     for name in ("moved", "secret", "victim"):
         path = f"{world.outside}/{name}"
         with open(path) as file:

@@ -94,7 +94,9 @@ def test_families_of_sockets(network, namespaces, allowed):
     found = {family for family in range(64) if call(profile, "socket", family, STREAM | CLOEXEC) == ALLOWED}
     assert found == allowed
     assert call(profile, "socketpair", UNIX, STREAM) == ALLOWED
-    assert call(profile, "socketpair", INET, STREAM) == "EAFNOSUPPORT"
+    assert call(profile, "socketpair", UNIX, 5 | CLOEXEC) == ALLOWED
+    for family, kind in ((INET, STREAM), (UNIX, DATAGRAM), (UNIX, RAW)):
+        assert call(profile, "socketpair", family, kind) == "EAFNOSUPPORT"
 
 
 def test_declared_hosts_without_namespaces_are_plain_tcp():

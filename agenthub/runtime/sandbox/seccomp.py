@@ -22,7 +22,7 @@ _PART = 24  # instructions; a jump reaches 255
 _LONGEST = 4096  # instructions, the kernel's maximum
 
 AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
-_STREAM, _DATAGRAM, _TYPE_MASK = 1, 2, 0xF
+_STREAM, _DATAGRAM, _SEQPACKET, _TYPE_MASK = 1, 2, 5, 0xF
 _TCP, _FASTOPEN = 6, 0x20000000
 _NEW_NAMESPACES = 0x7E020000  # CLONE_NEW*, without CLONE_NEWTIME, which `clone` cannot be asked for
 _NEW_TIME = 0x80
@@ -112,7 +112,12 @@ _ALWAYS = (
     # Both work on files that can only be read: one holds up whoever opens them, the other watches.
     Rule("fcntl", when=((Match(1, _F_SETLEASE),), (Match(1, _F_NOTIFY),))),
     Rule("seccomp", when=((Match(0, 1), Match(1, _FILTER_FLAG_NEW_LISTENER, any_bit=True)),)),
-    Rule("socketpair", errno.EAFNOSUPPORT, unless=((Match(0, AF_UNIX),),)),
+    # A pair of datagram sockets can send to any socket that has a path, connected as it is.
+    Rule(
+        "socketpair",
+        errno.EAFNOSUPPORT,
+        unless=tuple((Match(0, AF_UNIX), Match(1, kind, _TYPE_MASK)) for kind in (_STREAM, _SEQPACKET)),
+    ),
 )
 _UNCOUNTED_MEMORY = _all("memfd_create shmget", _GONE)
 # Without namespaces the host's objects are in reach by number or by path.
