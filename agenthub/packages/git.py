@@ -238,8 +238,9 @@ def _read(
         selector.register(process.stdout, selectors.EVENT_READ, output)
         selector.register(process.stderr, selectors.EVENT_READ, errors)
         while selector.get_map():
-            ready = selector.select(_POLL)
-            if not ready and process.poll() is not None:
+            ended = process.poll() is not None  # asked first: what it said last is then there to be read
+            ready = selector.select(0 if ended else _POLL)
+            if not ready and ended:
                 break  # what still holds its pipes is an ssh that shares its connection
             if time.monotonic() > deadline:
                 raise InstallError(f"git did not finish within {FETCH_TIMEOUT:.0f} seconds")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import io
@@ -319,3 +320,31 @@ def test_ctrl_c_kills_git_and_its_helpers(tmp_path):
         assert pipe.read() == ""  # the end of file: whoever could write is dead
         assert process.wait(10) != 0
     assert sorted(os.listdir(tmp_path)) == ["alive", "bin"]
+
+
+def test_what_git_says_last_is_heard(get, repository, tmp_path, monkeypatch):
+    """Also if it ends between a look at its pipes and a look at itself."""
+    where, _ = repository
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    program = tmp_path / "bin" / "git"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\ncase "$*" in *init*) exit;; esac\nread -r _ <"{gate}"\necho "the reason" >&2\nexit 1\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+    class Late(subprocess.Popen):
+        def poll(self):
+            if self.returncode is None and "fetch" in self.args and not self.stderr.closed:
+                with contextlib.suppress(FileNotFoundError):
+                    gate.write_text("go\n")
+                    gate.unlink()
+                self.wait()
+            return super().poll()
+
+    monkeypatch.setattr(subprocess, "Popen", Late)
+    with pytest.raises(InstallError) as caught:
+        get(f"git+{where}")
+    assert caught.value.details == ("the reason",)
