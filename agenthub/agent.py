@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from agenthub.config import Settings
 from agenthub.errors import error_class
-from agenthub.runtime.agent_runtime import AgentRuntime, RunOptions, find_method
+from agenthub.runtime.agent_runtime import AgentRuntime, find_method
+from agenthub.runtime.run_plan import RunOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -47,9 +47,13 @@ SETTINGS: dict[str, Setting] = {
         Setting("auto_cleanup", "flag", True, "remove failed environments and superseded versions at once"),
         Setting("max_venv_size", "size", 500 * MB, "size that an agent's environment may have; 0: any"),
         Setting("offline", "flag", False, "use nothing but caches to make environments"),
+        Setting(
+            "sandbox", "sandbox", "auto", "auto: the best that is to be had; strict: a sandbox, or no run; off: none"
+        ),
     )
 }
 
+SANDBOX_LEVELS = ("auto", "strict", "off")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _SIZE_UNITS = {"": 1, "B": 1, "K": 1024, "KB": 1024, "M": MB, "MB": MB, "G": 1024 * MB, "GB": 1024 * MB, "T": MB * MB}
 _TIME_UNITS = {"": 1.0, "S": 1.0, "MS": 0.001, "M": 60.0, "MIN": 60.0, "H": 3600.0}
@@ -131,11 +135,19 @@ def _parse_level(value: object) -> str:
     return level
 
 
+def _parse_sandbox(value: object) -> str:
+    level = str(value).strip().lower()
+    if level not in SANDBOX_LEVELS:
+        raise ValueError(f"{value!r} is not one of {', '.join(SANDBOX_LEVELS)}")
+    return level
+
+
 _PARSERS: dict[str, Callable[[object], Any]] = {
     "duration": parse_duration,
     "size": parse_size,
     "flag": parse_flag,
     "level": _parse_level,
+    "sandbox": _parse_sandbox,
     "text": str,
 }
 
@@ -165,6 +177,8 @@ class Settings:
         for path in (_project_file(directory), self.paths.user_config):
             if path and os.path.exists(path):
                 self._files.append((path, _read_toml(path)))
+                if path != self.paths.user_config:
+                    _check_project(path, self._files[-1][1])
 
     def __getitem__(self, name: str) -> Any:
         return self.lookup(name).value
@@ -222,6 +236,15 @@ def _read_toml(path: str) -> dict[str, Any]:
     for name in values:
         check_setting_name(name, path)
     return values
+
+
+def _check_project(path: str, values: Mapping[str, Any]) -> None:
+    """A project comes from elsewhere as often as not: it may ask for more safety, and not for less."""
+    if str(values.get("sandbox", "strict")).strip().lower() != "strict":
+        raise InvalidInputError(
+            f"{path}: a project may set sandbox to strict, and to nothing else",
+            suggestion="take it out; agenthub config set sandbox … sets it for you alone",
+        )
 
 
 def check_setting_name(name: str, where: str) -> Setting:

@@ -25,6 +25,7 @@ LAYERS = [
     },
     {
         "facades": [
+            "runtime.agent_documents",
             "runtime.agent_info",
             "runtime.agent_installer",
             "runtime.agent_locator",
@@ -32,7 +33,11 @@ LAYERS = [
             "runtime.agent_validator",
             "runtime.cached_environments",
             "runtime.diagnosis",
+            "runtime.explanation",
             "runtime.file_results",
+            "runtime.permissions",
+            "runtime.run_confinement",
+            "runtime.run_plan",
             "runtime.secret_store",
             "runtime.secrets",
             "runtime.uninstalled_agents",

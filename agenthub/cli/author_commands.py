@@ -112,10 +112,12 @@ def _consent_to_own(directory: str) -> None:
     from agenthub.config import Settings
     from agenthub.errors import StoreError
     from agenthub.packages.store import Store
-    from agenthub.runtime.uninstalled_agents import ANY_CONTENT
+    from agenthub.runtime.agent_locator import locate_directory
+    from agenthub.runtime.uninstalled_agents import directory_content
 
     with suppress(StoreError):
-        Store(Settings().paths).add_consent(os.path.realpath(directory), ANY_CONTENT)
+        agent = locate_directory(directory)
+        Store(Settings().paths).add_consent(agent.directory, directory_content(agent))
 
 
 def _as_path(directory: str) -> str:

@@ -12,9 +12,10 @@ import os
 import sys
 from typing import Any, NamedTuple
 
-from agenthub.config import MB, format_size
+from agenthub.config import MB, SANDBOX_LEVELS, format_size
 from agenthub.errors import InvalidInputError, nearest
 from agenthub.manifest.inputs import convert_text
+from agenthub.runtime.permissions import ANY, KINDS, Changes, check_item
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +31,18 @@ RUN_OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("--env-file",), {"metavar": "FILE", "action": "append", "help": "pass the NAME=VALUE lines of a file"}),
     (("--python",), {"metavar": "VERSION", "help": "for an agent that is not installed: its Python"}),
     (("--offline",), {"action": "store_true", "help": "make environments from caches alone"}),
-    (("-y", "--yes"), {"action": "store_true", "help": "consent to running code that was never seen here"}),
+    (("--sandbox",), {"choices": SANDBOX_LEVELS, "help": "default: auto, the best that is to be had here"}),
+    (("--allow-network",), {"metavar": "HOST", "action": "append", "help": "let it reach HOST, or any"}),
+    (("--allow-read",), {"metavar": "PATH", "action": "append", "help": "let it read a file or directory"}),
+    (("--allow-write",), {"metavar": "PATH", "action": "append", "help": "let it write a file or directory"}),
+    (("--allow-run",), {"metavar": "PROGRAM", "action": "append", "help": "let it start PROGRAM, or any"}),
+    (("--deny-network",), {"metavar": "HOST", "action": "append", "help": "not HOST, or any, although it may"}),
+    (("--deny-read",), {"metavar": "PATH", "action": "append", "help": "not PATH, or any, although it may"}),
+    (("--deny-write",), {"metavar": "PATH", "action": "append", "help": "not PATH, or any, although it may"}),
+    (("--deny-run",), {"metavar": "PROGRAM", "action": "append", "help": "not PROGRAM, or any, although it may"}),
+    (("--deny-env",), {"metavar": "NAME", "action": "append", "help": "not the variable, or any, although it may"}),
+    (("--explain",), {"action": "store_true", "help": "print what would be enforced, and stop"}),
+    (("-y", "--yes"), {"action": "store_true", "help": "consent to code never seen here, and to a weaker sandbox"}),
     (("--allow-commands",), {"action": "store_true", "help": "consent to the manifest's installation commands"}),
     (("-q", "--quiet"), {"action": "store_true", "help": "print nothing but results and errors"}),
     (("-v", "--verbose"), {"action": "store_true", "help": "print details, and tracebacks of errors"}),
@@ -220,3 +232,24 @@ def read_env_files(paths: list[str]) -> list[str]:
                 value = value[1:-1]
             assignments.append(f"{name.strip()}={value}")
     return assignments
+
+
+def permission_changes(options: argparse.Namespace, directory: str) -> Changes:
+    """What `--allow-…` and `--deny-…` say.
+
+    Raises:
+        InvalidInputError: an item that cannot be one, or a path to be allowed that is not there.
+    """
+    allow = {kind: _items(options, "allow", kind, directory) for kind in KINDS}
+    deny = {kind: _items(options, "deny", kind, directory) for kind in KINDS}
+    for kind in ("read", "write"):
+        for path in allow[kind]:
+            if path != ANY and not os.path.lexists(path):
+                hint = "make it first: only what exists can be allowed" if kind == "write" else None
+                raise InvalidInputError(f"--allow-{kind}: {path} does not exist", suggestion=hint)
+    return Changes(allow, deny)
+
+
+def _items(options: argparse.Namespace, verb: str, kind: str, directory: str) -> list[str]:
+    flag = "env" if kind == "environment" else kind
+    return [check_item(kind, item, directory) for item in getattr(options, f"{verb}_{flag}", None) or ()]

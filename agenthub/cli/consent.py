@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from agenthub.cli.inspect_commands import held_text
 from agenthub.config import format_size
 from agenthub.errors import PermissionDeniedError
-from agenthub.runtime.agent_info import permission_sentences
+from agenthub.manifest import AgentManifest
+from agenthub.runtime.agent_info import isolation_here, permission_words
+from agenthub.runtime.permissions import asked_permissions, phrases
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from agenthub.cli.output import Output
-    from agenthub.manifest import AgentManifest
     from agenthub.packages.spec import Spec
     from agenthub.runtime.agent_installer import Plan
     from agenthub.runtime.agent_locator import LocatedAgent
@@ -20,18 +22,36 @@ if TYPE_CHECKING:
 _SOURCES = {"directory": "local directory", "archive": "archive", "git": "git"}
 
 
-def describe(manifest: AgentManifest, origin: str) -> list[str]:
-    """What an agent is and asks for, in a few lines."""
+def describe(manifest: AgentManifest, origin: str, isolation: dict[str, str]) -> list[str]:
+    """What an agent is, and what it may do.
+
+    Args:
+        manifest: the agent's.
+        origin: where it comes from, in a few words.
+        isolation: what holds it here, as `isolation_here` returns it.
+    """
     lines = [f"{manifest.name} {manifest.version}  {manifest.description}     ({origin})"]
     if isinstance(manifest.dependencies, tuple) and manifest.dependencies:
         shown = ", ".join(manifest.dependencies[:5]) + (" …" if len(manifest.dependencies) > 5 else "")
         lines.append(f"needs          {shown}")
-    lines += [f"may            {phrase}" for phrase in permission_sentences(manifest)["asks"]]
-    lines.append("runs           with your rights: files and network are not restricted")
+    words = permission_words(manifest)
+    lines += [f"may            {phrase}" for phrase in words["may"]]
+    lines.append(f"may not        {', '.join(words['may_not'])}")
+    if words["isolation"]:
+        lines.append(f"demands        {words['isolation']}")
+    lines.append(f"held by        {held_text(isolation, words['silent'])}")
     return ["  " + line for line in lines]
 
 
-def ask_to_install(plan: Plan, output: Output, *, yes: bool, force: bool) -> None:
+def more_than_before(plan: Plan) -> list[str]:
+    """What an installation asks for that the installed version does not, each to follow "may"."""
+    if plan.current is None:
+        return []
+    earlier = AgentManifest.from_compiled(plan.current.manifest)
+    return phrases(asked_permissions(plan.manifest).beyond(asked_permissions(earlier)))
+
+
+def ask_to_install(plan: Plan, isolation: dict[str, str], output: Output, *, yes: bool, force: bool) -> None:
     """Shows what would be installed, and asks unless the options answer.
 
     Raises:
@@ -40,12 +60,17 @@ def ask_to_install(plan: Plan, output: Output, *, yes: bool, force: bool) -> Non
     origin = _SOURCES[plan.spec.kind]
     if plan.fetched.commit:
         origin += f" {plan.fetched.commit[:12]}"
-    for line in describe(plan.manifest, f"{origin}, {plan.fetched.files} files, {format_size(plan.fetched.bytes)}"):
+    origin += f", {plan.fetched.files} files, {format_size(plan.fetched.bytes)}"
+    for line in describe(plan.manifest, origin, isolation):
         output.note(line)
     label = f"{plan.owner}/{plan.name}"
+    more = more_than_before(plan)
+    for phrase in more:
+        output.note(f"  asks for more  it may now also {phrase}")
     if plan.current is not None and plan.current.digest != plan.fetched.digest and not force:
         output.note(f"  replaces       {plan.current.version} from {plan.current.source.get('location')}")
-        output.confirm(f"{label} is installed with other content. Replace it?", "--force")
+        question = "with other content" if not more else "with other content, and this asks for more"
+        output.confirm(f"{label} is installed {question}. Replace it?", "--force" if not more else "--force --yes")
         return
     if not yes:
         output.confirm(f"Install {label}?", "--yes")
@@ -60,7 +85,7 @@ def prepare_uninstalled(runtime: AgentRuntime, text: str, options: Any, output: 
     from agenthub.runtime.uninstalled_agents import prepare
 
     def consent(agent: LocatedAgent, spec: Spec) -> None:
-        for line in describe(agent.manifest, _SOURCES[spec.kind]):
+        for line in describe(agent.manifest, _SOURCES[spec.kind], isolation_here(runtime)):
             output.note(line)
         if not getattr(options, "yes", False):
             output.confirm(f"Run {text}?", "--yes")

@@ -131,13 +131,20 @@ def _source_lines(info: dict[str, Any], home: str) -> list[str]:
 
 
 def permission_lines(info: dict[str, Any]) -> list[str]:
-    """What an agent asks for, and how far this machine holds it to that."""
-    asks = info["permissions"]["asks"]
-    lines = _field("may", "; ".join(asks)) if asks else []
-    return lines + _field(
-        "note",
-        "runs with your rights: time, memory, output and environment variables are limited, files and network are not",
-    )
+    """What an agent may and may not do, and what holds it to that here."""
+    permissions, isolation = info["permissions"], info["isolation"]
+    lines = _field("may", "; ".join(permissions["may"]))
+    lines += _field("may not", "; ".join(permissions["may_not"]))
+    return lines + _field("held by", held_text(isolation, permissions["silent"]))
+
+
+def held_text(isolation: dict[str, str], silent: bool) -> str:
+    """What holds an agent on this machine, in a line."""
+    tier = isolation["tier"]
+    if tier == "rlimits":
+        return f"nothing but limits: it runs with your rights ({isolation['reason']})"
+    declares = "; it declares no permissions, and has the profile of older agents" if silent else ""
+    return f"{tier}{declares}"
 
 
 def limits_text(limits: dict[str, Any]) -> str:
@@ -151,14 +158,20 @@ def limits_text(limits: dict[str, Any]) -> str:
         parts.append(f"{limits['cpu']:g} s of CPU")
     if limits["processes"]:
         parts.append(f"{limits['processes']} processes")
+    if limits["open_files"]:
+        parts.append(f"{limits['open_files']} open files")
     parts.append(f"{format_size(limits['output'])} of output")
+    for key, what in (("disk", "on disk"), ("file_size", "in a file")):
+        if limits[key]:
+            parts.append(f"{format_size(limits[key])} {what}")
     return " · ".join(parts)
 
 
 def _variable_text(variable: dict[str, Any]) -> str:
     state = "set" if variable["set"] else "not set"
     need = "required" if variable["required"] else "optional"
-    passed = "" if variable["passed"] else ", not passed on: agenthub grant AGENT environment " + variable["name"]
+    grant = "agenthub grant AGENT environment " + variable["name"]
+    passed = "" if variable["passed"] else f", not passed on: {grant}"
     description = f": {variable['description']}" if variable["description"] else ""
     return f"{variable['name']} ({need}, {state}{passed}){description}"
 

@@ -67,15 +67,19 @@ def _install_one(
         def consent(plan: Plan) -> None:
             nonlocal started
             report.update(owner=plan.owner, name=plan.name, version=plan.manifest.version, digest=plan.fetched.digest)
-            from agenthub.cli.consent import ask_to_install, describe
+            from agenthub.cli.consent import ask_to_install, describe, more_than_before
+            from agenthub.runtime.agent_info import isolation_here
 
+            isolation = isolation_here(installer.runtime)
             if arguments.dry_run:
-                for line in describe(plan.manifest, plan.spec.text):
+                for line in describe(plan.manifest, plan.spec.text, isolation):
                     output.note(line)
+                for phrase in more_than_before(plan):
+                    output.note(f"  asks for more  it may now also {phrase}")
                 raise _DryRun
             asked = time.monotonic()
             with progress.paused():
-                ask_to_install(plan, output, yes=arguments.yes, force=arguments.force)
+                ask_to_install(plan, isolation, output, yes=arguments.yes, force=arguments.force)
             started += time.monotonic() - asked
 
         options = InstallOptions(

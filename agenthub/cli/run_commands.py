@@ -10,12 +10,15 @@ import signal
 import threading
 from typing import Any
 
-from agenthub.cli.call_words import CallWords, add_run_options, parse_inputs, read_env_files, split
+from agenthub.cli.call_words import CallWords, add_run_options, parse_inputs, permission_changes, read_env_files, split
+from agenthub.cli.output import printable_values
 from agenthub.config import Settings
 from agenthub.errors import AgentRuntimeError, InvalidInputError, error_class
-from agenthub.runtime.agent_locator import LocatedAgent
-from agenthub.runtime.agent_runtime import AgentRuntime, RunOptions, find_method, refusal_envelope
+from agenthub.runtime.agent_documents import refusal_envelope
+from agenthub.runtime.agent_locator import LocatedAgent, working_directory
+from agenthub.runtime.agent_runtime import AgentRuntime, find_method
 from agenthub.runtime.cancellation import Cancellation
+from agenthub.runtime.run_plan import RunOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
     from agenthub.cli.output import Output
     from agenthub.manifest import Method
+    from agenthub.runtime.run_plan import RunPlan
 
 _USAGE = "agenthub run [OPTION…] AGENT METHOD [INPUT…]"
 _INPUTS = """inputs, four spellings of one JSON object, checked against the manifest:
@@ -70,7 +74,8 @@ def _call(agent: LocatedAgent, call: CallWords, limit: int, output: Output) -> i
     inputs, late_options = parse_inputs(method, call.rest, _parser(usage, method.description), limit)
     for name, value in vars(late_options).items():
         if not name.startswith("parameter ") and name not in ("assignments", "documents"):
-            setattr(options, name, value)
+            early = getattr(options, name, None)
+            setattr(options, name, [*early, *value] if isinstance(early, list) else value)
     return _run(AgentRuntime(_settings(options)), agent, method, inputs, options, output)
 
 
@@ -86,7 +91,7 @@ def _parser(usage: str, description: str | None = None) -> argparse.ArgumentPars
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    flags = {name: getattr(options, name, None) for name in ("timeout", "memory", "python", "offline")}
+    flags = {name: getattr(options, name, None) for name in ("timeout", "memory", "python", "offline", "sandbox")}
     return Settings(flags)
 
 
@@ -137,19 +142,38 @@ def _run(
             with progress.paused():
                 return ask(new) if ask is not None else ""
 
-        envelope = runtime.run(
-            agent,
-            method.name,
-            inputs,
-            RunOptions(
-                variables=variables,
-                on_log=on_log,
-                on_progress=on_progress,
-                cancellation=cancellation,
-                ask_passphrase=ask_passphrase,
-            ),
+        def consent(sentence: str) -> None:
+            if not getattr(options, "yes", False):
+                with progress.paused():
+                    output.confirm(f"{sentence}. Run it?", "--yes")
+
+        run_options = RunOptions(
+            variables=variables,
+            changes=permission_changes(options, working_directory()),
+            consent=consent,
+            on_log=on_log,
+            on_progress=on_progress,
+            cancellation=cancellation,
+            ask_passphrase=ask_passphrase,
         )
+        if getattr(options, "explain", False):
+            return explain(runtime.plan(agent, method.name, inputs, run_options), output)
+        envelope = runtime.run(agent, method.name, inputs, run_options)
     return _print_envelope(envelope, output, logged)
+
+
+def explain(plan: RunPlan, output: Output) -> int:
+    """Prints what would be enforced."""
+    from agenthub.cli.explain import render_explanation
+    from agenthub.runtime.explanation import explain_plan
+
+    explained = explain_plan(plan)
+    if output.as_json:
+        output.result(json.dumps(explained, ensure_ascii=False))
+        output.as_json = False
+    else:
+        output.page("\n".join(render_explanation(printable_values(explained), output)))
+    return 0
 
 
 @contextlib.contextmanager

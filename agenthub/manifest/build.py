@@ -60,7 +60,6 @@ def methods_of(data: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def build(data: dict[str, Any]) -> AgentManifest:
-    permissions = data.get("permissions") or {}
     dependencies = data.get("dependencies")
     installation = data.get("installation") or {}
     return AgentManifest(
@@ -77,7 +76,7 @@ def build(data: dict[str, Any]) -> AgentManifest:
         dependencies=tuple(dependencies) if isinstance(dependencies, list) else dependencies,
         commands=tuple(installation.get("commands", ())),
         limits=data.get("limits") or {},
-        permissions=permissions,
+        permissions=data.get("permissions"),
         environment=_variables(data.get("environment") or {}),
         extra={key: value for key, value in data.items() if key not in SCHEMA["properties"]},
     )

@@ -83,9 +83,16 @@ def _checked(method: Method, parameter: Parameter, value: Any, directory: str) -
         )
     if parameter.kind != "value":
         return _checked_path(method, parameter, value, directory)
-    if schema["type"] == "string" and _PATH_NAME.search(parameter.name):
+    if names_path(parameter):
         return _meaningful_path(value, directory)
     return value
+
+
+def names_path(parameter: Parameter) -> bool:
+    """Whether the values of a parameter are paths: it is declared as one, or is text and called so."""
+    if parameter.kind != "value":
+        return True
+    return parameter.schema["type"] == "string" and _PATH_NAME.search(parameter.name) is not None
 
 
 def _checked_path(method: Method, parameter: Parameter, value: str, directory: str) -> str:

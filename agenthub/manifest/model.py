@@ -58,7 +58,8 @@ class AgentManifest(NamedTuple):
     """A checked manifest. `python_version` is a PEP 440 specifier set, or empty.
 
     `dependencies` are requirement strings, the name of a file that lists them, or None where the manifest is silent.
-    `commands` are `installation.commands`. `extra` keeps the keys that agenthub does not know.
+    `permissions` are the manifest's own mapping, or None where it says nothing of them. `commands` are
+    `installation.commands`. `extra` keeps the keys that agenthub does not know.
     """
 
     name: str
@@ -74,7 +75,7 @@ class AgentManifest(NamedTuple):
     dependencies: tuple[str, ...] | str | None
     commands: tuple[str, ...]
     limits: dict[str, Any]
-    permissions: dict[str, Any]
+    permissions: dict[str, Any] | None
     environment: tuple[Variable, ...]
     extra: dict[str, Any]
 

@@ -31,6 +31,7 @@ TYPE_NAMES = {
 _STRING = {"type": "string"}
 _TEXT = {"type": "string", "minLength": 1}
 _STRINGS = {"type": "array", "items": _TEXT}
+_PATHS = {"type": "array", "items": {"type": "string", "pattern": "^(/|~/|~$)"}, "examples": [["~/notes"]]}
 _SIZE = {"anyOf": [{"type": "string"}, {"type": "number"}], "examples": ["256MB"]}
 _DURATION = {"anyOf": [{"type": "string"}, {"type": "number"}], "examples": ["30s", 30]}
 _VARIABLE = {"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$"}
@@ -160,25 +161,32 @@ SCHEMA: dict[str, Any] = {
                 "processes": {"type": "integer", "minimum": 1, "examples": [64]},
                 "output": {**_SIZE, "description": "stdout and stderr together"},
                 "disk": {**_SIZE, "description": "what its scratch directory may hold"},
+                "open_files": {"type": "integer", "minimum": 16, "description": "descriptors of each process"},
+                "file_size": {**_SIZE, "description": "of each file that it writes"},
             },
             "additionalProperties": False,
         },
         "permissions": {
             "type": "object",
-            "description": "what the agent asks for",
+            "description": "what the agent asks for; what is not asked for is denied",
             "properties": {
                 "network": {
                     "anyOf": [_STRINGS, {"type": "boolean"}],
-                    "description": "hosts; true: any, false: none",
+                    "description": "hosts, each with a port where it is neither 80 nor 443; true: any, false: none",
                     "examples": [["api.example.com"]],
                 },
-                "read": {**_STRINGS, "description": "paths it reads"},
-                "write": {**_STRINGS, "description": "paths it writes"},
+                "read": {**_PATHS, "description": "paths that it reads, beside those given as inputs"},
+                "write": {**_PATHS, "description": "paths that it reads and writes, beside its scratch directory"},
                 "environment": {"type": "array", "items": _VARIABLE, "examples": [["LANG"]]},
                 "run": {
                     "anyOf": [_STRINGS, {"type": "boolean"}],
-                    "description": "programs it starts",
+                    "description": "installed programs that it starts; true: any",
                     "examples": [["git"]],
+                },
+                "isolation": {
+                    "type": "string",
+                    "enum": ["bubblewrap", "landlock"],
+                    "description": "the weakest sandbox that it may run in without the user's consent",
                 },
                 "tools": _STRINGS,
                 "agents": _STRINGS,

@@ -1,4 +1,4 @@
-"""What the user allowed: environment variables and code for an installed agent, code for one that is not installed."""
+"""What the user allowed an installed agent, and took from it; and code that may run without being installed."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Any
 from agenthub.config import Paths
 from agenthub.packages.files import SCHEMA_VERSION, read_json, storing, write_json
 
-_GRANTS = ("environment", "code", "secrets")
+_PERMISSIONS = ("network", "read", "write", "run", "environment")
+# `sandbox`: tiers below what was asked for, which the user accepts; `secrets`: names; the rest: permissions by kind.
+GRANTS = (*_PERMISSIONS, "secrets", "sandbox", *(f"denied_{kind}" for kind in _PERMISSIONS))
 
 
 def read_grants(paths: Paths, owner: str, name: str) -> dict[str, list[str]]:
-    """`environment`: names of variables that pass through; `code`: digests that may run; `secrets`: names. Or empty."""
+    """What was granted, by each key of `GRANTS`; a permission that was taken is under `denied_<kind>`."""
     values = _read(_grants_path(paths, owner, name))
-    return {key: [str(item) for item in values.get(key) or ()] for key in _GRANTS}
+    return {key: [str(item) for item in values.get(key) or ()] for key in GRANTS}
 
 
 def write_grants(paths: Paths, owner: str, name: str, grants: dict[str, list[str]]) -> None:
@@ -23,7 +25,7 @@ def write_grants(paths: Paths, owner: str, name: str, grants: dict[str, list[str
     Raises:
         StoreError: it cannot be written.
     """
-    value = {key: sorted(set(grants[key])) for key in _GRANTS if grants.get(key)}
+    value = {key: sorted(set(grants[key])) for key in GRANTS if grants.get(key)}
     _write(paths, _grants_path(paths, owner, name), value)
 
 

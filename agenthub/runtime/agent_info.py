@@ -7,13 +7,20 @@ import os
 import shlex
 from typing import Any
 
+from agenthub.runtime.permissions import ANY, effective_permissions, is_silent, phrases, prohibitions
+from agenthub.runtime.run_plan import OFF, stored_changes, tiers_here
+from agenthub.runtime.sandbox.policy import RLIMITS
+from agenthub.runtime.sandbox.tiers import Tiers
 from agenthub.runtime.variables import KNOWN_VARIABLES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from agenthub.manifest import AgentManifest, Method, Parameter
     from agenthub.runtime.agent_locator import LocatedAgent
     from agenthub.runtime.agent_runtime import AgentRuntime
+    from agenthub.runtime.permissions import Changes
 
 _SAMPLES = {"integer": 3, "number": 1.5, "boolean": True, "array": ["a", "b"], "object": {"key": "value"}, "null": None}
 
@@ -24,14 +31,15 @@ def describe_agent(runtime: AgentRuntime, agent: LocatedAgent) -> dict[str, Any]
     Returns:
         dict: identity (`name version owner description author license tags`), `methods` (each with `parameters`,
         `returns`, `timeout` in seconds and `example`, a command line), `source`, `commit`, `digest`, `installed_at`,
-        `interpreter`, `dependencies`, `size` (bytes of `code` and `environment`), `limits`, `permissions` (sentences),
-        `variables` (each with `set`), `path`.
+        `interpreter`, `dependencies`, `size` (bytes of `code` and `environment`), `limits`, `permissions` (see
+        `permission_words`), `isolation` (what holds a run here), `variables` (each with `set`), `path`.
     """
-    from agenthub.runtime.agent_runtime import manifest_document
+    from agenthub.runtime.agent_documents import manifest_document
 
     manifest, record = agent.manifest, agent.record
     document = manifest_document(agent)
-    granted = runtime.store.read_grants(agent.owner, agent.name).get("environment", []) if record else []
+    changes = stored_changes(runtime.store.read_grants(agent.owner, agent.name) if record else {})
+    granted = changes.allow["environment"]
     info: dict[str, Any] = {
         key: document[key]
         for key in ("name", "version", "description", "author", "license", "tags", "python_version", "interface")
@@ -42,8 +50,9 @@ def describe_agent(runtime: AgentRuntime, agent: LocatedAgent) -> dict[str, Any]
         installed=record is not None,
         methods={name: _method(agent, method, document) for name, method in manifest.methods.items()},
         limits=_limits(runtime, agent),
-        permissions=permission_sentences(manifest),
-        variables=_variables(manifest, record.hints if record else (), granted),
+        permissions=permission_words(manifest, (changes,)),
+        isolation=isolation_here(runtime),
+        variables=_variables(manifest, record.hints if record else (), granted, changes.deny["environment"]),
     )
     if record is not None:
         info.update(
@@ -93,12 +102,22 @@ def _sample_text(parameter: Parameter) -> str:
 def _limits(runtime: AgentRuntime, agent: LocatedAgent) -> dict[str, Any]:
     method = next(iter(agent.manifest.methods.values()))
     limits = runtime.limits(agent, method._replace(timeout=None))._asdict()
-    return {key: limits[key] for key in ("timeout", "memory", "cpu", "processes", "output", "disk")}
+    return {
+        key: limits[key]
+        for key in ("timeout", "memory", "cpu", "processes", "open_files", "output", "disk", "file_size")
+    }
 
 
-def _variables(manifest: AgentManifest, hints: Any, granted: list[str]) -> list[dict[str, Any]]:
+def _variables(
+    manifest: AgentManifest, hints: Any, granted: Sequence[str], denied: Sequence[str]
+) -> list[dict[str, Any]]:
     variables = [
-        {**variable._asdict(), "declared": True, "set": variable.name in os.environ, "passed": True}
+        {
+            **variable._asdict(),
+            "declared": True,
+            "set": variable.name in os.environ,
+            "passed": variable.name in granted or not {variable.name, ANY} & set(denied),
+        }
         for variable in manifest.environment
     ]
     declared = {variable.name for variable in manifest.environment}
@@ -118,28 +137,25 @@ def _variables(manifest: AgentManifest, hints: Any, granted: list[str]) -> list[
     return variables
 
 
-def permission_sentences(manifest: AgentManifest) -> dict[str, list[str]]:
-    """What an agent asks for, in a person's words, and what this version of agenthub does not enforce.
+def permission_words(manifest: AgentManifest, changes: Iterable[Changes] = ()) -> dict[str, Any]:
+    """What an agent may do, by its manifest and by what the user changed since.
 
     Returns:
-        dict: `asks`, a list of phrases that follow "may"; `enforced`, what is held to.
+        dict: `may` and `may_not`, phrases that follow these words; `silent`, whether it is of the older format and
+        has a profile in place of permissions; `allowed`, by kind; `isolation`, the weakest sandbox that it demands.
     """
-    asked = manifest.permissions
-    phrases = []
-    if any(
-        parameter.kind != "value" for method in manifest.methods.values() for parameter in method.parameters.values()
-    ):
-        phrases.append("read the files that you name in a run")
-    network = asked.get("network")
-    if network is True:
-        phrases.append("use the network")
-    elif network:
-        phrases.append(f"reach {', '.join(network)} over the network")
-    for key, verb in (("read", "read"), ("write", "write"), ("run", "start")):
-        value = asked.get(key)
-        if value:
-            phrases.append(f"{verb} {'any program' if value is True else ', '.join(value)}")
-    names = [variable.name for variable in manifest.environment] + list(asked.get("environment", ()))
-    if names:
-        phrases.append(f"see {', '.join(dict.fromkeys(names))}")
-    return {"asks": phrases, "enforced": ["timeout", "memory", "output", "environment variables"]}
+    permissions = effective_permissions(manifest, changes)
+    return {
+        "may": phrases(permissions, manifest),
+        "may_not": prohibitions(permissions),
+        "silent": is_silent(manifest),
+        "allowed": {kind: list(items) for kind, items in permissions._asdict().items()},
+        "isolation": (manifest.permissions or {}).get("isolation"),
+    }
+
+
+def isolation_here(runtime: AgentRuntime) -> dict[str, str]:
+    """What would hold a run on this machine: `level`, `tier`, and `reason` where a stronger one is not to be had."""
+    level = runtime.settings["sandbox"]
+    tiers = Tiers(RLIMITS) if level == OFF else tiers_here(runtime.settings.paths)
+    return {"level": level, "tier": tiers.best, "reason": "turned off" if level == OFF else tiers.reason}

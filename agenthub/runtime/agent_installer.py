@@ -14,6 +14,7 @@ from agenthub.packages.sources import Fetched, fetch
 from agenthub.packages.spec import Spec, parse_spec
 from agenthub.runtime.agent_locator import LocatedAgent, locate_directory
 from agenthub.runtime.agent_runtime import AgentRuntime, needs_python
+from agenthub.runtime.permissions import asked_permissions
 from agenthub.runtime.variables import undeclared_hints
 
 TYPE_CHECKING = False
@@ -74,6 +75,7 @@ class AgentInstaller:
     """
 
     def __init__(self, runtime: AgentRuntime) -> None:
+        self.runtime = runtime
         self.store = runtime.store
         self.environments = runtime.environment_manager
 
@@ -92,6 +94,7 @@ class AgentInstaller:
             tree = os.path.join(staging, "tree")
             fetched = fetch(spec, tree, options.on_progress)
             manifest = _manifest(tree, spec)
+            asked_permissions(manifest)  # refuses what cannot be held
             owner, name = _identity(spec, manifest, options.identity)
             current = self._current(owner, name)
             if not options.force and self._is_same(current, fetched):

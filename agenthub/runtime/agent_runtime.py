@@ -4,54 +4,31 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 from agenthub.config import EnvironmentConfig, RuntimeConfig, Settings
-from agenthub.errors import AgentNotFoundError, AgentRuntimeError, EnvironmentError, MethodNotFoundError, nearest
-from agenthub.manifest.inputs import check_inputs
+from agenthub.errors import AgentNotFoundError, EnvironmentError, MethodNotFoundError, nearest
 from agenthub.packages.locks import hold
 from agenthub.packages.store import Store
-from agenthub.runtime.agent_locator import LocatedAgent, is_path, locate, locate_directory, working_directory
+from agenthub.runtime.agent_documents import manifest_document, run_envelope
+from agenthub.runtime.agent_locator import LocatedAgent, is_path, locate, locate_directory
 from agenthub.runtime.environment_manager import EnvironmentManager
 from agenthub.runtime.file_results import collect_file, returns_file
 from agenthub.runtime.limits import Limits, merge_limits
+from agenthub.runtime.permissions import effective_permissions
 from agenthub.runtime.process_manager import ProcessManager
+from agenthub.runtime.run_confinement import explain_refusals, held, refusal_lines
+from agenthub.runtime.run_plan import RunOptions, RunPlan, make_policy, plan_run, tiers_here
+from agenthub.runtime.sandbox.confinement import confine
+from agenthub.runtime.sandbox.policy import RLIMITS
 from agenthub.runtime.scratch import scratch_directory
-from agenthub.runtime.variables import WITHHELD, run_variables
+from agenthub.runtime.variables import WITHHELD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from agenthub.manifest import Method
-    from agenthub.runtime.cancellation import Cancellation
-    from agenthub.runtime.masking import Masker
-
-SCHEMA_VERSION = 1
-
-
-class RunOptions(NamedTuple):
-    """What a caller may say of one run.
-
-    Attributes:
-        directory: what relative paths in inputs are relative to; None: the working directory.
-        variables: environment variables to pass, each `NAME=value` or `NAME`.
-        tool_context: tools that the agent may know of, as the script contract has it.
-        on_log: called with each line of the agent's log and its level.
-        on_chunk: called with each piece of a streamed result.
-        on_progress: called with a fraction (or None) and a message.
-        cancellation: stops the run from another thread or a signal handler.
-        ask_passphrase: asks for what opens the user's secrets, where that is needed; None: nobody can be asked.
-    """
-
-    directory: str | None = None
-    variables: Sequence[str] = ()
-    tool_context: Mapping[str, Any] | None = None
-    on_log: Callable[[str, str], None] | None = None
-    on_chunk: Callable[[Any], None] | None = None
-    on_progress: Callable[[float | None, str], None] | None = None
-    cancellation: Cancellation | None = None
-    ask_passphrase: Callable[[bool], str] | None = None
 
 
 class AgentRuntime:
@@ -152,34 +129,37 @@ class AgentRuntime:
     ) -> dict[str, Any]:
         """`execute_agent` for an agent that was located already."""
         with self._held(agent) as agent:
-            return self._run(agent, find_method(agent, method_name), parameters, options)
+            plan = self.plan(agent, method_name, parameters, options)
+            plan.require_consent(options.consent)
+            return self._carry_out(plan, options)
 
-    def _run(
-        self, agent: LocatedAgent, method: Method, parameters: Mapping[str, Any], options: RunOptions
-    ) -> dict[str, Any]:
-        arguments = check_inputs(method, parameters, options.directory or working_directory())
-        grants = self._grants(agent)
-        secrets = self._secrets(agent, grants.get("secrets", ()), options)
-        environ = {**os.environ, **secrets}
-        variables = run_variables(agent.manifest, options.variables, grants.get("environment", ()), environ)
-        masker = self._masker(agent, variables, secrets)
+    def plan(
+        self, agent: LocatedAgent, method_name: str, parameters: Mapping[str, Any], options: RunOptions
+    ) -> RunPlan:
+        """What a run would be held to; raises whatever would be refused before it starts."""
+        method = find_method(agent, method_name)
+        limits = self.limits(agent, method)
+        return plan_run(agent, method, parameters, options, store=self.store, settings=self.settings, limits=limits)
+
+    def _carry_out(self, plan: RunPlan, options: RunOptions) -> dict[str, Any]:
+        agent, method, masker = plan.agent, plan.method, plan.masker()
         if masker is not None:
             options = options._replace(
                 on_log=masker.lines(options.on_log),
                 on_chunk=masker.chunks(options.on_chunk),
                 on_progress=masker.progress(options.on_progress),
             )
-        limits = self.limits(agent, method)
+        python = self._python(agent)
         run_id = os.urandom(6).hex()
-        with scratch_directory(run_id, self.runtime_config.cleanup_interval) as scratch:
+        with scratch_directory(run_id, self.runtime_config.cleanup_interval) as scratch, held(plan, scratch) as holder:
             outcome = self.process_manager.execute_agent(
                 agent.directory,
                 method.name,
-                arguments,
+                dict(plan.arguments),
                 manifest=agent.manifest,
-                python=self._python(agent),
-                env=variables,
-                limits=limits,
+                python=python,
+                env={**holder.variables, **plan.variables},
+                limits=plan.limits,
                 scratch=scratch,
                 on_log=options.on_log,
                 on_chunk=options.on_chunk,
@@ -187,14 +167,21 @@ class AgentRuntime:
                 cancellation=options.cancellation,
                 tool_context=options.tool_context,
                 run_id=run_id,
+                confinement=holder.confinement,
+                watch_network=plan.network.kind == "none" and plan.tier != RLIMITS,
             )
             if "result" in outcome and returns_file(method):
-                outcome = _with_file(outcome, method, scratch, limits.result)
+                outcome = _with_file(outcome, method, scratch, plan.limits.result)
+            refusals = holder.refusals
+        for line in refusal_lines(refusals):
+            if options.on_log is not None:
+                options.on_log(line, "WARNING")
         if outcome.get("error_type") == "ExecutionError":
             outcome = self._explained(agent, outcome)
+        outcome = explain_refusals(plan, outcome, refusals)
         if masker is not None:
             outcome = masker.outcome(outcome)
-        return _envelope(agent, method, run_id, outcome)
+        return run_envelope(agent, method, run_id, outcome)
 
     @contextmanager
     def _held(self, agent: LocatedAgent) -> Iterator[LocatedAgent]:
@@ -217,9 +204,20 @@ class AgentRuntime:
         Raises:
             AgentRuntimeError: it cannot be imported, or its environment cannot be made.
         """
-        return self.process_manager.describe_agent(
-            agent.directory, manifest=agent.manifest, python=self._python(agent), env=self._declared_variables(agent)
-        )
+        permissions = effective_permissions(agent.manifest, ())
+        names = permissions.environment
+        tiers = tiers_here(self.settings.paths)
+        python = self._python(agent)
+        with scratch_directory(os.urandom(6).hex(), self.runtime_config.cleanup_interval) as scratch:
+            policy = make_policy(agent, permissions, scratch, self.settings["sandbox"])
+            return self.process_manager.describe_agent(
+                agent.directory,
+                manifest=agent.manifest,
+                python=python,
+                env={name: os.environ[name] for name in names if name in os.environ and name not in WITHHELD},
+                scratch=scratch,
+                confinement=confine(policy, tiers),
+            )
 
     def limits(self, agent: LocatedAgent, method: Method) -> Limits:
         """The caps of a run: what the user said, else the method's or the manifest's, else the default."""
@@ -234,38 +232,6 @@ class AgentRuntime:
         if self.settings.is_set("memory"):
             limits = limits._replace(memory=self.settings["memory"] or None)
         return limits
-
-    @staticmethod
-    def _declared_variables(agent: LocatedAgent) -> dict[str, str]:
-        names = [variable.name for variable in agent.manifest.environment]
-        return {name: os.environ[name] for name in names if name in os.environ and name not in WITHHELD}
-
-    def _grants(self, agent: LocatedAgent) -> dict[str, list[str]]:
-        return self.store.read_grants(agent.owner, agent.name) if agent.owner else {}
-
-    def _secrets(self, agent: LocatedAgent, granted: Sequence[str], options: RunOptions) -> Mapping[str, str]:
-        """What the user keeps for this agent and did not set for this run."""
-        if not agent.manifest.environment:
-            return {}
-        from agenthub.runtime.secrets import secrets_for_run
-
-        return secrets_for_run(
-            agent.manifest,
-            agent.label,
-            granted=granted,
-            passed=options.variables,
-            environ=os.environ,
-            paths=self.settings.paths,
-            ask=options.ask_passphrase,
-        )
-
-    @staticmethod
-    def _masker(agent: LocatedAgent, variables: Mapping[str, str], secrets: Mapping[str, str]) -> Masker | None:
-        if not agent.manifest.environment:
-            return None
-        from agenthub.runtime.secrets import masker_for
-
-        return masker_for(agent.manifest, variables, secrets)
 
     def _python(self, agent: LocatedAgent) -> str | None:
         """The interpreter of the agent's environment; None for an agent in another language that has none."""
@@ -323,56 +289,6 @@ def find_method(agent: LocatedAgent, name: str) -> Method:
     )
 
 
-def manifest_document(agent: LocatedAgent) -> dict[str, Any]:
-    """A manifest as JSON, in the shape of `agent.yaml` with what was left out filled in."""
-    manifest = agent.manifest
-    document = manifest._asdict()
-    del document["methods"], document["extra"], document["commands"]
-    document["entrypoint"] = manifest.entrypoint._asdict()
-    document["environment"] = [variable._asdict() for variable in manifest.environment]
-    document["interface"] = {
-        "methods": {
-            name: {
-                "description": method.description,
-                "parameters": {key: _parameter_document(value) for key, value in method.parameters.items()},
-                "returns": method.returns,
-                "timeout": method.timeout,
-                "stream": method.stream,
-            }
-            for name, method in manifest.methods.items()
-        }
-    }
-    if manifest.commands:
-        document["installation"] = {"commands": list(manifest.commands)}
-    return {**manifest.extra, **document}
-
-
-def _parameter_document(parameter: Any) -> dict[str, Any]:
-    document = {**parameter.schema, "description": parameter.description, "required": parameter.required}
-    if parameter.kind != "value":
-        document.update(type=parameter.kind, access=parameter.access)
-    if parameter.has_default:
-        document["default"] = parameter.default
-    return document
-
-
-def refusal_envelope(
-    error: AgentRuntimeError, agent: LocatedAgent | None, name: str, method: str | None
-) -> dict[str, Any]:
-    """The envelope of a call that was refused before anything ran; `name` and `method` are what the caller wrote."""
-    identity: dict[str, Any] = {"name": name, "version": None}
-    if agent is not None:
-        identity = _identity(agent)
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "run_id": None,
-        "agent": identity,
-        "method": method,
-        **error.to_dict(),
-        "execution_time": 0.0,
-    }
-
-
 def _with_file(outcome: dict[str, Any], method: Method, scratch: str, limit: int) -> dict[str, Any]:
     from agenthub.errors import ExecutionError
 
@@ -380,19 +296,3 @@ def _with_file(outcome: dict[str, Any], method: Method, scratch: str, limit: int
         return {**outcome, "result": collect_file(method, outcome["result"], scratch, limit)}
     except ExecutionError as error:
         return {**{key: value for key, value in outcome.items() if key != "result"}, **error.to_dict()}
-
-
-def _envelope(agent: LocatedAgent, method: Method, run_id: str, outcome: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "run_id": run_id,
-        "agent": _identity(agent),
-        "method": method.name,
-        "exit_code": 0,
-        **outcome,
-    }
-
-
-def _identity(agent: LocatedAgent) -> dict[str, Any]:
-    identity = {"name": agent.manifest.name, "version": agent.manifest.version}
-    return {**identity, "owner": agent.owner} if agent.owner else identity

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from agenthub.errors import AgentNotFoundError, AgentRuntimeError, InvalidManifestError, nearest
 from agenthub.manifest.reader import examine
+from agenthub.runtime.permissions import asked_permissions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,6 +71,10 @@ def validate_agent(directory: str) -> Validation:
 
 
 def _code_findings(directory: str, manifest: AgentManifest) -> Iterator[Finding]:
+    try:
+        asked_permissions(manifest)
+    except InvalidManifestError as error:
+        yield Finding("error", "agent.yaml", error.message.removeprefix(f"{manifest.name}: "))
     entrypoint = manifest.entrypoint
     if entrypoint.kind == "command":
         yield from _command_findings(directory, entrypoint.argv)

@@ -12,6 +12,7 @@ from agenthub.runtime.process_tree import is_alive, send_signal
 
 _PREFIX = "agenthub-"
 _REMOVE_TIMEOUT = 1.0
+_PROBED_CAP = 64 * 1024 * 1024
 _numbers = itertools.count()
 
 
@@ -43,6 +44,15 @@ class Hierarchies(NamedTuple):
     memory_v1: str
     pids_v1: str
     unified: str
+
+
+def cgroup_can_be_made() -> bool:
+    """Whether a run gets a cgroup here: tried, not guessed."""
+    cgroup = make_cgroup(_PROBED_CAP, None)
+    if cgroup is None:
+        return False
+    cgroup.remove()
+    return True
 
 
 def make_cgroup(memory: int | None, processes: int | None) -> Cgroup | None:

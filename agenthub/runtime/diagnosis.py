@@ -48,7 +48,7 @@ def examine_machine(
         *_store(runtime, fix),
         *_agents(runtime, fix, say),
         _disk(runtime),
-        *_enforcement(runtime),
+        *_isolation(runtime),
     ]
     order = {"error": 0, "warning": 1, "ok": 2}
     return sorted(checks, key=lambda check: order[check.state])
@@ -154,9 +154,18 @@ def _disk(runtime: AgentRuntime) -> Check:
     return Check("disk", "ok", f"{format_size(free)} free")
 
 
-def _enforcement(runtime: AgentRuntime) -> Iterator[Check]:
-    """What a run is held to on this machine: tried, not guessed."""
-    from agenthub.runtime.enforcement import probe
+def _isolation(runtime: AgentRuntime) -> Iterator[Check]:
+    """What a run is held to on this machine, guarantee by guarantee."""
+    from agenthub.runtime.explanation import all_guarantees
+    from agenthub.runtime.sandbox.tiers import probe_tiers
 
-    for guarantee, state, message, remedy in probe():
-        yield Check(f"limits: {guarantee}", state, message, remedy)
+    for guarantee in all_guarantees(probe_tiers()):
+        yield Check(f"isolation: {guarantee.name}", guarantee.state, guarantee.message, guarantee.remedy)
+    level = runtime.settings.lookup("sandbox")
+    if level.value == "off":
+        yield Check(
+            "isolation: setting",
+            "warning",
+            f"it is turned off ({level.source})",
+            "agenthub config unset sandbox",
+        )

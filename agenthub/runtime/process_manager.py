@@ -79,6 +79,7 @@ class ProcessManager:
         tool_context: Mapping[str, Any] | None = None,
         run_id: str | None = None,
         confinement: Confinement | None = None,
+        watch_network: bool = False,
     ) -> dict[str, Any]:
         """Executes a method in an isolated process tree. The first three arguments are enough.
 
@@ -100,9 +101,11 @@ class ProcessManager:
             run_id: a name for the run, unique among those running.
             confinement: what holds the run, made for this run alone; its policy must name the same directory and
                 scratch. None: rlimits alone.
+            watch_network: has an agent of the method contract say which hosts it tried to reach, where it fails.
 
         Returns:
-            `{"result": …}` or `{"error", "error_type", "exit_code"[, "suggestion"][, "details"]}`, and in both cases
+            `{"result": …}` or `{"error", "error_type", "exit_code"[, "suggestion"][, "details"][, "attempts"]}`, the
+            last what `watch_network` asks for, each as `"host:port"`; and in both cases
             `execution_time` (s), `memory_usage` (peak of the whole tree, as `"50MB"`), `warnings` (a list of str) and
             `usage`: `wall` and `cpu` (s), `peak_memory` and `output` (bytes), `processes` (the most
             at once, threads included), `disk` (bytes in the scratch directory), `isolation` (what held it:
@@ -127,9 +130,11 @@ class ProcessManager:
 
         def prepare(scratch: str) -> _Program:
             if manifest.entrypoint.kind == "python":
-                params = {"method": method, "parameters": parameters}
+                params: dict[str, Any] = {"method": method, "parameters": parameters}
                 if tool_context is not None:
                     params["tool_context"] = dict(tool_context)
+                if watch_network:
+                    params["watch_network"] = True
                 rpc = RpcExchange("run", params, log, limits.result, on_chunk, on_progress)
                 return _Program((python, _HOST, directory, manifest.entrypoint.target), scratch, rpc)
             script = ScriptExchange(method, parameters, log, limits.result, tool_context)
@@ -309,6 +314,8 @@ def _envelope(
         envelope = error.to_dict()
         if error.details:
             envelope["details"] = list(error.details)
+        if exchange.reply is not None and exchange.reply.failure is not None and exchange.reply.failure.attempts:
+            envelope["attempts"] = list(exchange.reply.failure.attempts)
         if not os.path.isdir(directory):
             envelope["suggestion"] = f"its directory {directory} was removed during the run; install it again"
         warnings = list(exchange.warnings)

@@ -7,6 +7,7 @@ to the agent's stdin, hands what comes from its stdout to `feed`, and calls `fin
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, NamedTuple, Protocol
 
 from agenthub.config import format_size
@@ -28,13 +29,20 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _REQUEST_ID = 1
 _PREVIEW = 120
 _LONGEST = 4_000
+_LONGEST_LOG = 1 << 20  # characters of one message; each of its lines costs more than its letters
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9._-]{1,253}):[0-9]{1,5}")
+_MOST_ATTEMPTS = 8
 
 
 class Failure(NamedTuple):
-    """What an agent says of its failure; `kind` is its exception's name, empty where it gave none."""
+    """What an agent says of its failure.
+
+    `kind` is its exception's name, empty where it gave none; `attempts` are hosts that it tried to reach.
+    """
 
     message: str
     kind: str = ""
+    attempts: tuple[str, ...] = ()
 
 
 class Reply(NamedTuple):
@@ -233,7 +241,8 @@ class RpcExchange:
         if message.get("id") != _REQUEST_ID:
             raise ExecutionError(f"answered a request that was not made (id {_one_line(message.get('id'))[:40]})")
         if self.reply is not None:
-            self.warnings.append("answered twice; the first answer counts")
+            if not self.warnings:  # it may go on like this
+                self.warnings.append("answered twice; the first answer counts")
             return
         error = message.get("error")
         result = message.get("result")
@@ -249,14 +258,16 @@ class RpcExchange:
     def _failure(self, error: dict[str, Any]) -> Failure:
         data = error.get("data")
         data = data if isinstance(data, dict) else {}
-        for line in str(data.get("traceback") or "").splitlines():
+        for line in str(data.get("traceback") or "")[:_LONGEST_LOG].splitlines():
             self._log.write(line, "ERROR")
-        return Failure(_one_line(error.get("message")), str(data.get("type") or ""))
+        tried = data.get("attempts")
+        tried = [host for host in tried if _HOST.fullmatch(str(host))] if isinstance(tried, list) else []
+        return Failure(_one_line(error.get("message")), str(data.get("type") or ""), tuple(tried[:_MOST_ATTEMPTS]))
 
     def _notice(self, method: Any, params: dict[str, Any], line: bytes) -> None:
         if method == "log":
             level = str(params.get("level", "INFO")).upper()
-            for text in _text(params.get("message")).split("\n"):
+            for text in _text(params.get("message"))[:_LONGEST_LOG].split("\n"):
                 self._log.write(text, level if level in LEVELS else "INFO")
         elif method == "progress":
             fraction = params.get("fraction")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 
 from agenthub.errors import StoreError
@@ -10,15 +11,13 @@ from agenthub.packages.sources import fetch
 from agenthub.packages.spec import Spec, parse_spec
 from agenthub.runtime.agent_locator import LocatedAgent, locate_directory
 from agenthub.runtime.cached_environments import cached_environment
+from agenthub.runtime.permissions import asked_permissions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agenthub.runtime.agent_runtime import AgentRuntime
-
-# A directory is consented to by its place: whoever edits an agent there is not asked after each change.
-ANY_CONTENT = "directory"
 
 
 def prepare(
@@ -43,7 +42,8 @@ def prepare(
     """
     spec = parse_spec(text)
     if spec.kind == "directory":
-        agent, content = locate_directory(spec.location), ANY_CONTENT
+        agent = locate_directory(spec.location)
+        content = directory_content(agent)
     else:
         agent, content = _from_cache(runtime, spec, on_progress)
     if agent.record is not None:
@@ -59,6 +59,12 @@ def prepare(
     if needs_python(agent) and not os.path.exists(venv):
         cached_environment(runtime, agent, on_progress)
     return agent
+
+
+def directory_content(agent: LocatedAgent) -> str:
+    """What is consented to of an agent that stays in its place: what it asks for, not each change of its code."""
+    asked = asked_permissions(agent.manifest)
+    return "directory " + json.dumps(asked, sort_keys=True)
 
 
 def _from_cache(

@@ -31,23 +31,20 @@ WITHHELD = ("AGENTHUB_SECRETS_PASSPHRASE",)
 
 
 def run_variables(
-    manifest: AgentManifest, passed: Iterable[str], granted: Iterable[str], environ: Mapping[str, str]
+    manifest: AgentManifest, passed: Iterable[str], allowed: Iterable[str], environ: Mapping[str, str]
 ) -> dict[str, str]:
     """The variables for a run, beside those that every run has.
 
     Args:
-        manifest: whose declared variables are passed on where they are set.
+        manifest: whose required variables have to be there.
         passed: the user's `--env`, each `NAME=value`, or `NAME` for the value that it has in `environ`.
-        granted: names that the user allowed this agent earlier.
+        allowed: names of those that are passed on where they are set.
         environ: the caller's environment.
 
     Raises:
         InvalidInputError: a declared required variable, or one passed by name, is not set.
     """
-    variables = {name: environ[name] for name in granted if name in environ}
-    variables.update(
-        (variable.name, environ[variable.name]) for variable in manifest.environment if variable.name in environ
-    )
+    variables = {name: environ[name] for name in allowed if name in environ}
     for text in passed:
         name, given, value = text.partition("=")
         if not name or "\0" in text:

@@ -13,7 +13,7 @@ import pytest
 import agenthub
 from agenthub import errors
 from agenthub.config import Settings
-from agenthub.runtime.agent_runtime import RunOptions
+from agenthub.runtime.run_plan import RunOptions
 from agenthub.testing import cleanup_test_agent, create_test_agent
 from tests.support import install_into, method, tree, write_agent
 

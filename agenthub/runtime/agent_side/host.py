@@ -21,6 +21,9 @@ METHOD_NOT_FOUND = -32601
 AGENT_ERROR = -32000
 MAX_DEPTH = 256
 MAX_CONTAINERS = 100000
+MAX_ATTEMPTS = 8
+
+attempts: list[str] = []  # hosts that the agent asked for, where that is watched
 
 
 class Channel:
@@ -166,6 +169,8 @@ def is_public(owner: Any, name: str) -> bool:
 
 def run(channel: Channel, request: dict[str, Any], entry: str) -> None:
     params = request["params"]
+    if params.get("watch_network"):
+        sys.addaudithook(note_attempt)
     owner = load(entry)
     name = params["method"]
     if name.startswith("_") or not callable(getattr(owner, name, None)):
@@ -181,6 +186,21 @@ def run(channel: Channel, request: dict[str, Any], entry: str) -> None:
         channel.send({"id": request["id"], "result": {"chunks": stream(channel, result)}})
     else:
         send_value(channel, result, "result", lambda value: {"id": request["id"], "result": {"value": value}})
+
+
+def note_attempt(event: str, args: tuple[Any, ...]) -> None:
+    """Notes a host, so that a failure can name it. What holds the agent is its sandbox."""
+    if event == "socket.getaddrinfo":
+        host, port = args[0], args[1]
+    elif event == "socket.connect" and isinstance(args[1], tuple):
+        host, port = args[1][0], args[1][1]
+    else:
+        return
+    name = host.decode("ascii", "replace") if isinstance(host, bytes) else str(host)
+    number = {"https": 443, "http": 80}.get(str(port), port)
+    attempt = ("[%s]:%s" if ":" in name else "%s:%s") % (name, number)
+    if attempt not in attempts and len(attempts) < MAX_ATTEMPTS:
+        attempts.append(attempt)
 
 
 def stream(channel: Channel, chunks: Iterator[Any]) -> int:
@@ -250,7 +270,7 @@ def describe_method(inspect: Any, method: Any) -> dict[str, Any]:
 
 def report(channel: Channel, request: dict[str, Any], error: BaseException) -> None:
     """Answers with an exception, as the agent's author needs to see it: without the frames of this file."""
-    data = {}
+    data: dict[str, Any] = {"attempts": attempts} if attempts else {}
     if isinstance(error, NotJson):
         message = str(error)
     elif isinstance(error, SystemExit):
