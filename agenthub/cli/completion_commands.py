@@ -79,6 +79,8 @@ def _candidates(before: list[str], current: str) -> Iterable[str]:
     name = ALIASES.get(command, command)
     if name not in COMMANDS:
         return ()
+    if before[:2] == ["runs", "show"] and not current.startswith("-"):
+        return _runs()
     parser = _parser(name)
     if current.startswith("-"):
         return [option for action in parser._actions for option in action.option_strings]
@@ -89,6 +91,11 @@ def _candidates(before: list[str], current: str) -> Iterable[str]:
     place = places[min(given, len(places) - 1)]
     if place.choices is not None:
         return [str(choice) for choice in place.choices]
+    if name == "map" and place.dest == "method":
+        agent = _located(next(word for word in before[1:] if not word.startswith("-")))
+        return agent.manifest.methods if agent is not None else ()
+    if name in ("grant", "revoke") and place.dest == "values":
+        return _grantable([word for word in before[1:] if not word.startswith("-")][1])
     return _PLACES[name, place.dest]() if (name, place.dest) in _PLACES else ()
 
 
@@ -144,12 +151,34 @@ def _settings() -> list[str]:
     return sorted(SETTINGS)
 
 
+def _grantable(kind: str) -> Iterable[str]:
+    """What may stand after `grant AGENT KIND`; paths are completed by the shell."""
+    from agenthub.cli.grants_commands import SANDBOXES
+    from agenthub.config import Settings
+    from agenthub.runtime.permissions import ANY_WORD
+    from agenthub.runtime.secret_store import SecretStore
+
+    if kind == "secret":
+        return SecretStore(Settings().paths).names()
+    known = {"environment": sorted(os.environ), "sandbox": SANDBOXES, "network": [ANY_WORD], "run": [ANY_WORD]}
+    return known.get(kind, ())
+
+
+def _runs(status: str | None = None) -> list[str]:
+    from agenthub.config import Settings
+    from agenthub.observability.history import Filter, History
+
+    with History(Settings().paths.history, lambda sentence: None) as history:
+        return [record.run_id for record in history.runs(Filter(status=status), 100)]
+
+
 # What goes where a command takes an argument that is not one of a few words.
 _PLACES: dict[tuple[str, str], Callable[[], list[str]]] = {
-    **{(command, "agent"): _agents for command in ("info", "dir", "grant", "revoke")},
+    **{(command, "agent"): _agents for command in ("info", "dir", "grant", "revoke", "map")},
     ("uninstall", "agents"): _agents,
     ("config", "name"): _settings,
-    **{(command, "names"): lambda: sorted(os.environ) for command in ("grant", "revoke")},
+    **{(command, "run"): _runs for command in ("logs", "rerun")},
+    ("stop", "run"): lambda: _runs("running"),
 }
 
 

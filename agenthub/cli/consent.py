@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from agenthub.cli.inspect_commands import held_text
+from agenthub.cli.inspect_commands import held_text, limits_text
 from agenthub.config import format_size
 from agenthub.errors import PermissionDeniedError
 from agenthub.manifest import AgentManifest
-from agenthub.runtime.agent_info import isolation_here, permission_words
+from agenthub.runtime.agent_info import isolation_here, limits_here, permission_words
 from agenthub.runtime.permissions import asked_permissions, phrases
 
 TYPE_CHECKING = False
@@ -19,27 +19,29 @@ if TYPE_CHECKING:
     from agenthub.runtime.agent_locator import LocatedAgent
     from agenthub.runtime.agent_runtime import AgentRuntime
 
+_LONGEST = 200  # characters of one thing that an author wrote
 _SOURCES = {"directory": "local directory", "archive": "archive", "git": "git"}
 
 
-def describe(manifest: AgentManifest, origin: str, isolation: dict[str, str]) -> list[str]:
-    """What an agent is, and what it may do.
+def describe(manifest: AgentManifest, origin: str, runtime: AgentRuntime) -> list[str]:
+    """What an agent is, and what it may do. What its author wrote stays on its line, and is all to be seen.
 
     Args:
         manifest: the agent's.
         origin: where it comes from, in a few words.
-        isolation: what holds it here, as `isolation_here` returns it.
+        runtime: would run it.
     """
-    lines = [f"{manifest.name} {manifest.version}  {manifest.description}     ({origin})"]
+    lines = [f"{manifest.name} {manifest.version}  {_plain(manifest.description)}     ({origin})"]
     if isinstance(manifest.dependencies, tuple) and manifest.dependencies:
-        shown = ", ".join(manifest.dependencies[:5]) + (" …" if len(manifest.dependencies) > 5 else "")
+        shown = ", ".join(map(_plain, manifest.dependencies[:5])) + (" …" if len(manifest.dependencies) > 5 else "")
         lines.append(f"needs          {shown}")
     words = permission_words(manifest)
     lines += [f"may            {phrase}" for phrase in words["may"]]
     lines.append(f"may not        {', '.join(words['may_not'])}")
     if words["isolation"]:
         lines.append(f"demands        {words['isolation']}")
-    lines.append(f"held by        {held_text(isolation, words['silent'])}")
+    lines.append(f"held by        {held_text(isolation_here(runtime), words['silent'])}")
+    lines.append(f"limits         {limits_text(limits_here(runtime, manifest))}")
     return ["  " + line for line in lines]
 
 
@@ -48,10 +50,14 @@ def more_than_before(plan: Plan) -> list[str]:
     if plan.current is None:
         return []
     earlier = AgentManifest.from_compiled(plan.current.manifest)
-    return phrases(asked_permissions(plan.manifest).beyond(asked_permissions(earlier)))
+    more = phrases(asked_permissions(plan.manifest).beyond(asked_permissions(earlier)))
+    demanded = (earlier.permissions or {}).get("isolation")
+    if demanded and (plan.manifest.permissions or {}).get("isolation") != demanded:
+        more.append(f"run where there is no {demanded}")
+    return more
 
 
-def ask_to_install(plan: Plan, isolation: dict[str, str], output: Output, *, yes: bool, force: bool) -> None:
+def ask_to_install(plan: Plan, runtime: AgentRuntime, output: Output, *, yes: bool, force: bool) -> None:
     """Shows what would be installed, and asks unless the options answer.
 
     Raises:
@@ -61,10 +67,12 @@ def ask_to_install(plan: Plan, isolation: dict[str, str], output: Output, *, yes
     if plan.fetched.commit:
         origin += f" {plan.fetched.commit[:12]}"
     origin += f", {plan.fetched.files} files, {format_size(plan.fetched.bytes)}"
-    for line in describe(plan.manifest, origin, isolation):
+    for line in describe(plan.manifest, origin, runtime):
         output.note(line)
     label = f"{plan.owner}/{plan.name}"
     more = more_than_before(plan)
+    for line in _inherited(plan):
+        output.note(line)
     for phrase in more:
         output.note(f"  asks for more  it may now also {phrase}")
     if plan.current is not None and plan.current.digest != plan.fetched.digest and not force:
@@ -76,6 +84,27 @@ def ask_to_install(plan: Plan, isolation: dict[str, str], output: Output, *, yes
         output.confirm(f"Install {label}?", "--yes")
 
 
+def _inherited(plan: Plan) -> list[str]:
+    """What code from another place would have, because the user gave it to code that was there before."""
+    from agenthub.packages.spec import redacted
+
+    if plan.current is None or plan.current.source.get("location") == redacted(plan.spec.location):
+        return []
+    from agenthub.config import Settings
+    from agenthub.packages.store import Store
+
+    grants = Store(Settings().paths).read_grants(plan.owner, plan.name)
+    given = [f"{kind} {value}" for kind, values in grants.items() if not kind.startswith("denied_") for value in values]
+    lines = [f"  other source   it came from {_plain(str(plan.current.source.get('location')))} before"]
+    return [*lines, f"  gets           what you granted that one: {_plain(', '.join(given))}"] if given else lines
+
+
+def _plain(text: str) -> str:
+    """A stranger's text on one line, without what acts on a terminal, hides, or turns the direction of reading."""
+    text = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
 def prepare_uninstalled(runtime: AgentRuntime, text: str, options: Any, output: Output) -> LocatedAgent:
     """An agent that is not installed, made ready to run after consent.
 
@@ -85,7 +114,7 @@ def prepare_uninstalled(runtime: AgentRuntime, text: str, options: Any, output: 
     from agenthub.runtime.uninstalled_agents import prepare
 
     def consent(agent: LocatedAgent, spec: Spec) -> None:
-        for line in describe(agent.manifest, _SOURCES[spec.kind], isolation_here(runtime)):
+        for line in describe(agent.manifest, _SOURCES[spec.kind], runtime):
             output.note(line)
         if not getattr(options, "yes", False):
             output.confirm(f"Run {text}?", "--yes")

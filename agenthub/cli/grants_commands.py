@@ -24,7 +24,7 @@ _KINDS = {
     "secret": "secrets that you keep (agenthub secret) and its manifest names",
     "sandbox": "tiers below what it demands that you accept: landlock, rlimits; off: none at all",
 }
-_SANDBOXES = ("landlock", "rlimits", "off")
+SANDBOXES = ("landlock", "rlimits", "off")
 
 
 def configure_grant(parser: argparse.ArgumentParser) -> None:
@@ -80,8 +80,8 @@ def _change(arguments: argparse.Namespace, output: Output, *, add: bool) -> int:
 
 def _checked(kind: str, value: str, directory: str, check_item: Callable[[str, str, str], str]) -> str:
     if kind == "sandbox":
-        if value not in _SANDBOXES:
-            raise InvalidInputError(f"{value!r} is not one of {', '.join(_SANDBOXES)}")
+        if value not in SANDBOXES:
+            raise InvalidInputError(f"{value!r} is not one of {', '.join(SANDBOXES)}")
         return value
     if kind == "secret":
         checked = check_item("environment", value, directory)

@@ -83,11 +83,13 @@ def info(arguments: argparse.Namespace, output: Output) -> int:
 def render_info(info: dict[str, Any], output: Output, home: str) -> list[str]:
     """The page that `info` shows, as lines."""
     label = f"{info['owner']}/{info['name']}" if info["owner"] else info["name"]
-    lines = [f"{output.style(label, 'bold')} {info['version']}     {info['description']}"]
+    lines = [f"{output.style(label, 'bold')} {info['version']}     {_shortened(info['description'], 400)}"]
     lines += _field("author", " · ".join(filter(None, [info["author"], info["license"], ", ".join(info["tags"])])))
     lines += _source_lines(info, home)
     lines += permission_lines(info)
     lines += _field("limits", limits_text(info["limits"]))
+    if info["cold"]:
+        lines += _field("starts", f"cold at each run: {info['cold']}")
     for variable in info["variables"]:
         lines += _field("variable", _variable_text(variable))
     lines.append("")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _BLOCK = 512  # bytes; the unit of `st_blocks`, whatever the file system's own is
+_ENTRY = 4096  # bytes that an entry counts at least: its inode is of a table of a fixed size
 _LONGEST_PAUSE = 1.0  # seconds between walks, where nothing seems to have grown
 _WALK_SHARE = 10  # the pause after a walk, as a multiple of the time it took
 
@@ -64,7 +66,7 @@ class DiskUse:
             found = os.statvfs(self._directory)
         except OSError:
             return 0
-        return (found.f_blocks - found.f_bfree) * found.f_frsize
+        return (found.f_blocks - found.f_bfree) * found.f_frsize + (found.f_files - found.f_ffree) * _ENTRY
 
     def _below(self, seen: set[tuple[int, int]]) -> int:
         total = 0
@@ -76,8 +78,9 @@ class DiskUse:
                         total += _size_of(entry.stat(follow_symlinks=False), seen)
                         if entry.is_dir(follow_symlinks=False):
                             pending.append(entry.path)
-            except OSError:  # removed meanwhile, or made unreadable: then its files were counted before
-                continue
+            except OSError as error:  # removed meanwhile, or made unreadable: then its files were counted before
+                if error.errno == errno.ENAMETOOLONG:  # only to hide something is it made that deep
+                    total += self._cap or 0
         return total
 
     def _deleted(self, pid: int, seen: set[tuple[int, int]]) -> int:
@@ -103,4 +106,4 @@ def _size_of(found: os.stat_result, seen: set[tuple[int, int]]) -> int:
         if (found.st_dev, found.st_ino) in seen:
             return 0
         seen.add((found.st_dev, found.st_ino))
-    return found.st_blocks * _BLOCK
+    return max(found.st_blocks * _BLOCK, _ENTRY)

@@ -65,3 +65,13 @@ def collect_file(method: Method, result: Any, scratch: str, limit: int) -> dict[
         "encoding": "base64",
         "data": base64.b64encode(data).decode("ascii"),
     }
+
+
+def with_file(outcome: dict[str, Any], method: Method, scratch: str, limit: int) -> dict[str, Any]:
+    """The outcome of a run with the file in place of its path, where the method returns one."""
+    if "result" not in outcome or not returns_file(method):
+        return outcome
+    try:
+        return {**outcome, "result": collect_file(method, outcome["result"], scratch, limit)}
+    except ExecutionError as error:
+        return {**{key: value for key, value in outcome.items() if key != "result"}, **error.to_dict()}

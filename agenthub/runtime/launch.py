@@ -36,7 +36,8 @@ _HEADERS = (
     b"\xcf\xfa\xed\xfe",  # Mach-O, 64 bits
     b"\xca\xfe\xba\xbe",  # Mach-O for several processors
 )
-_MARK_CEILING = 1 << 62
+_HIGHEST = 1 << 62
+_LONGEST_CPU = 1e9  # seconds; the kernel counts in nanoseconds
 _SHELLS_LAST = 9
 
 
@@ -184,10 +185,10 @@ def apply_rlimits(pid: int, limits: Limits) -> int | None:
         for which, value in wanted.items():
             _cap(pid, which, value, value)
         if limits.cpu is not None:
-            seconds = math.ceil(limits.cpu)
+            seconds = math.ceil(min(limits.cpu, _LONGEST_CPU))
             _cap(pid, resource.RLIMIT_CPU, seconds, seconds + 1)
         hard = resource.prlimit(pid, resource.RLIMIT_RTTIME)[1]
-        ceiling = _MARK_CEILING if hard == resource.RLIM_INFINITY else hard
+        ceiling = _HIGHEST if hard == resource.RLIM_INFINITY else hard
         mark = ceiling - int.from_bytes(os.urandom(5), "big")
         _cap(pid, resource.RLIMIT_RTTIME, mark, mark)
     except ProcessLookupError:  # killed already; its end will be noticed
@@ -197,9 +198,9 @@ def apply_rlimits(pid: int, limits: Limits) -> int | None:
 
 def _cap(pid: int, which: int, soft: int, hard: int) -> None:
     ceiling = resource.prlimit(pid, which)[1]
-    if ceiling != resource.RLIM_INFINITY:
-        soft, hard = min(soft, ceiling), min(hard, ceiling)
-    resource.prlimit(pid, which, (soft, hard))
+    if ceiling == resource.RLIM_INFINITY:
+        ceiling = _HIGHEST
+    resource.prlimit(pid, which, (min(soft, ceiling), min(hard, ceiling)))
 
 
 def _tasks_of_user() -> int:

@@ -51,6 +51,7 @@ class Limits(NamedTuple):
         )
 
 
+_HIGHEST = 1 << 60  # what a manifest may say has no bound, what the kernel takes has
 # Manifest key -> (field, reader).
 _DECLARED: dict[str, tuple[str, Callable[[object], float]]] = {
     "timeout": ("timeout", parse_duration),
@@ -84,7 +85,7 @@ def merge_limits(base: Limits, declared: Mapping[str, object]) -> Limits:
             continue
         field, read = _DECLARED[key]
         try:
-            amount = read(value)
+            amount = min(read(value), _HIGHEST)
             if not amount:
                 raise ValueError("must be above 0")
         except ValueError as error:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from agenthub.runtime.supervisor import Completion
 
 _SHOWN_LOG = 20
+_LONGEST_KIND = 100  # characters of an exception's name
 # How runtimes say, in the last lines of a log, that they got no memory.
 _OUT_OF_MEMORY = ("MemoryError", "std::bad_alloc", "heap out of memory", "Cannot allocate memory", "out of memory")
 _NO_PROCESS = ("can't start new thread", "Resource temporarily unavailable", "Cannot fork", "EAGAIN")
@@ -107,10 +108,11 @@ def _killed(agent: str, completion: Completion, limits: Limits) -> AgentRuntimeE
 def _over_cap(agent: str, completion: Completion, limits: Limits) -> AgentRuntimeError:
     kind: type[ExecutionError]
     if completion.reason == "cpu":
-        kind, cap = CpuLimitError, f"used {completion.cpu:.1f} s of its {limits.cpu:g} s of CPU time"
+        used = max(completion.cpu, limits.cpu or 0)  # the kernel's two ways to count differ
+        kind, cap = CpuLimitError, f"used {used:.1f} s of its {limits.cpu:g} s of CPU time"
     elif completion.reason == "disk":
-        used, allowed = format_size(completion.disk), format_size(limits.disk or 0)
-        kind, cap = DiskLimitError, f"put {used} into its working directory, of {allowed} that it may"
+        size, allowed = format_size(completion.disk), format_size(limits.disk or 0)
+        kind, cap = DiskLimitError, f"put {size} into its working directory, of {allowed} that it may"
     else:
         kind = ProcessLimitError
         cap = f"had {completion.peak_tasks} of the {limits.processes} processes and threads that it may have"
@@ -165,7 +167,7 @@ def _failed(agent: str, failure: Failure, completion: Completion, limits: Limits
     if refused is not None:
         return refused
     named = failure.kind and failure.kind != "ExecutionError" and not failure.message.startswith(failure.kind)
-    message = f"{failure.kind}: {failure.message}" if named else failure.message
+    message = f"{' '.join(failure.kind.split())[:_LONGEST_KIND]}: {failure.message}" if named else failure.message
     return ExecutionError(message, details=_details(completion))
 
 
@@ -181,7 +183,7 @@ def _unanswered(agent: str, completion: Completion, exchange: Exchange, limits: 
         return _memory_error(agent, completion, limits)
     if completion.isolation == "bubblewrap" and completion.status == 1 and _bubblewrap_failed(completion):
         return EnvironmentError(
-            f"cannot confine {agent}: {completion.log[-1]}",
+            f"{agent} did not start in its sandbox, or says so itself: {completion.log[-1]}",
             suggestion="agenthub doctor says what this machine can enforce",
         )
     refused = _refused(agent, completion.log[-5:], completion, limits) if failed or completion.signal else None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ANY = "*"  # among hosts or programs; among what is denied, all of the kind
 ANY_WORD = "any"  # how a person writes it
 KINDS = ("network", "read", "write", "run", "environment")
+_OF_THE_SYSTEM = ("/boot", "/dev", "/etc", "/net", "/proc", "/root", "/run", "/sys", "/var/run", "/var/spool")
 
 
 class Permissions(NamedTuple):
@@ -106,12 +107,25 @@ def check_item(kind: str, item: str, directory: str = "/") -> str:
     if kind == "network":
         from agenthub.runtime.sandbox.hosts import parse_host
 
-        parse_host(item)
+        return parse_host(item).text
     if kind == "environment" and not (item.isascii() and item.isidentifier()):
         raise InvalidInputError(f"{item!r} is not the name of an environment variable")
     if kind == "run" and "/" in item and not item.startswith("/"):
         raise InvalidInputError(f"{item!r} is neither the name of a program nor its absolute path")
     return item
+
+
+def checked_items(items: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """Permissions by kind as a program gives them, in the form that is kept; relative paths are from here.
+
+    Raises:
+        InvalidInputError: a kind or an item that cannot be one.
+    """
+    unknown = [kind for kind in items if kind not in KINDS]
+    if unknown:
+        raise InvalidInputError(f"there is no permission {unknown[0]!r}", suggestion=f"one of {', '.join(KINDS)}")
+    here = os.path.abspath(os.curdir)
+    return {kind: tuple(check_item(kind, item, here) for item in given) for kind, given in items.items()}
 
 
 def effective_permissions(
@@ -125,15 +139,17 @@ def effective_permissions(
         inputs: paths that this run's inputs name: to read, and to write.
 
     Raises:
-        InvalidInputError: a change takes a part of something that is allowed as a whole.
+        InvalidInputError: a change takes a part of something that is allowed as a whole, and so would take nothing.
         InvalidManifestError: as `asked_permissions`.
     """
     allowed = {kind: list(items) for kind, items in asked_permissions(manifest)._asdict().items()}
+    changes = tuple(changes)
     for change in changes:
         for kind, items in allowed.items():
             for item in change.deny.get(kind, ()):
                 _deny(kind, item, items)
             items += [item for item in change.allow.get(kind, ()) if item not in items]
+    _check_denials(changes, allowed)
     for kind, paths in zip(("read", "write"), inputs, strict=True):
         allowed[kind] += paths
     for kind in ("read", "write"):
@@ -142,23 +158,55 @@ def effective_permissions(
     return Permissions(*((ANY,) if ANY in allowed[kind] else tuple(dict.fromkeys(allowed[kind])) for kind in KINDS))
 
 
-def _deny(kind: str, item: str, items: list[str]) -> None:
-    if item == ANY:
+def _deny(kind: str, denied: str, items: list[str]) -> None:
+    if denied == ANY:
         items.clear()
-        return
-    if item in items:
-        items.remove(item)
-        return
-    paths = kind in ("read", "write")
-    whole = ANY if ANY in items else next((path for path in items if paths and _is_in(item, path)), None)
-    if whole:
-        flag = f"--deny-{kind} {ANY_WORD} --allow-{kind} …"
-        shown = "any" if whole == ANY else whole
-        raise InvalidInputError(
-            f"{item} cannot be denied alone: {kind} of {shown} is allowed as a whole",
-            suggestion=f"deny all, and allow what it needs: {flag}",
-        )
-    items[:] = [path for path in items if not (paths and _is_in(path, item))]
+    items[:] = [item for item in items if item == ANY or not _is_within(kind, item, denied)]
+
+
+def _check_denials(changes: tuple[Changes, ...], allowed: Mapping[str, Sequence[str]]) -> None:
+    """Sees that what was denied is denied, unless somebody allowed the very same since."""
+    since: dict[str, set[str]] = {kind: set() for kind in KINDS}
+    for change in reversed(changes):
+        for kind in KINDS:
+            since[kind].update(change.allow.get(kind, ()))
+            for denied in change.deny.get(kind, ()):
+                if denied != ANY and denied not in since[kind]:
+                    _check_denial(kind, denied, allowed)
+
+
+def _check_denial(kind: str, denied: str, allowed: Mapping[str, Sequence[str]]) -> None:
+    for given in (kind, "write") if kind == "read" else (kind,):  # what may be written may be read
+        for item in allowed[given]:
+            if item == ANY or _overlaps(kind, item, denied):
+                raise InvalidInputError(
+                    f"{denied} cannot be denied alone: "
+                    f"{given} of {ANY_WORD if item == ANY else item} is allowed as a whole",
+                    suggestion=f"deny all, and allow what it needs: --deny-{given} {ANY_WORD} --allow-{given} …",
+                )
+
+
+def _is_within(kind: str, item: str, denied: str) -> bool:
+    """Whether all of an item is denied, however either is spelt."""
+    if item == denied or kind == "environment":
+        return item == denied
+    if kind == "network":
+        from agenthub.runtime.sandbox.hosts import parse_host
+
+        return parse_host(item).is_within(parse_host(denied))
+    if kind == "run" and not (item.startswith("/") and denied.startswith("/")):
+        return os.path.basename(item) == os.path.basename(denied)
+    if kind == "run":
+        return os.path.realpath(item) == os.path.realpath(denied)
+    return _is_in(os.path.realpath(item), os.path.realpath(denied))
+
+
+def _overlaps(kind: str, item: str, denied: str) -> bool:
+    if kind == "network":
+        from agenthub.runtime.sandbox.hosts import parse_host
+
+        return parse_host(item).overlaps(parse_host(denied))
+    return _is_within(kind, item, denied) or _is_within(kind, denied, item)
 
 
 def input_paths(method: Method, given: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -173,7 +221,7 @@ def input_paths(method: Method, given: Mapping[str, Any]) -> tuple[list[str], li
 
 
 def check_paths(permissions: Permissions, protected: Iterable[str], own: str, agent: str) -> None:
-    """Sees that no path opens what no agent may touch: the store, other runs, agenthub itself.
+    """Sees that no path opens what no agent may touch: the store, other runs, agenthub itself; or more than it says.
 
     Args:
         permissions: of a run.
@@ -186,6 +234,11 @@ def check_paths(permissions: Permissions, protected: Iterable[str], own: str, ag
     """
     for path in (*permissions.read, *permissions.write):
         real = os.path.realpath(path)
+        if is_sensitive(real) and not is_sensitive(path):  # whoever may write there can have made the link
+            raise PermissionDeniedError(
+                f"{agent} cannot be given {path}: it leads by a link to {real}, which its name does not say",
+                suggestion=f"if that is meant, name it: {real}",
+            )
         for place in protected:
             place = os.path.realpath(place)
             if _is_in(place, real) or (_is_in(real, place) and not (_is_in(real, own) and path in permissions.read)):
@@ -194,6 +247,16 @@ def check_paths(permissions: Permissions, protected: Iterable[str], own: str, ag
                     f"{agent} cannot be given {path}: it {where} {place}, which no agent may see",
                     suggestion="name a directory inside it, or a file" if where == "contains" else None,
                 )
+
+
+def is_sensitive(path: str) -> bool:
+    """Whether a path is of a kind that agents rarely need: of the system, a home, or hidden in it, as keys are."""
+    home = os.path.realpath(os.path.expanduser("~"))
+    path = os.path.normpath(path)
+    for place in (home, os.path.expanduser("~")):
+        if _is_in(path, place) and place != "/":
+            return path == place or path[len(place) + 1] == "."
+    return _is_in(home, path) or any(_is_in(path, place) for place in _OF_THE_SYSTEM)
 
 
 def covers(allowed: Iterable[str], path: str) -> bool:
@@ -221,11 +284,11 @@ def phrases(permissions: Permissions, manifest: AgentManifest | None = None) -> 
     for kind, verb in (("read", "read"), ("write", "read and write")):
         paths = getattr(permissions, kind)
         if paths:
-            found.append(f"{verb} {', '.join(map(_short, paths))}")
+            found.append(f"{verb} {', '.join(_one(_short(path)) for path in paths)}")
     if ANY in permissions.run:
         found.append("start the programs installed here")
     elif permissions.run:
-        found.append(f"start {', '.join(permissions.run)}")
+        found.append(f"start {', '.join(map(_one, permissions.run))}")
     if permissions.environment:
         found.append(f"see your {', '.join(permissions.environment)}")
     return found
@@ -244,3 +307,8 @@ def prohibitions(permissions: Permissions) -> list[str]:
 def _short(path: str) -> str:
     home = os.path.expanduser("~")
     return "~" + path[len(home) :] if _is_in(path, home) and home != "/" else path
+
+
+def _one(item: str) -> str:
+    """An item of a list that cannot be taken for several, or for the sentence around it."""
+    return repr(item) if set(item) & set(" ,;:'\"") else item

@@ -18,7 +18,8 @@ MAX_DEPTH = 256
 MAX_CONTAINERS = 2_000_000
 MAX_VALUES = 10_000_000
 
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# Possessive, and content without an end: whatever the bytes, each is looked at once.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 
 
 def parse_json(data: bytes, what: str, limit: int | None = None) -> Any:

@@ -11,6 +11,8 @@ import pytest
 from sandbox_support import BUBBLEWRAP, LANDLOCK, USERS, Place
 
 import agenthub
+from agenthub.errors import PermissionDeniedError
+from agenthub.runtime.sandbox import visible
 from agenthub.runtime.sandbox.policy import SandboxPolicy
 from agenthub.runtime.sandbox.visible import visible_files
 
@@ -120,6 +122,25 @@ def test_a_link_leads_where_it_did(place):
     assert found == ["first"]
 
 
+def test_a_link_that_the_agent_may_have_made_is_not_followed(place):
+    """Neither to read nor to write; one that leads into the directory is the agent's own affair as well."""
+    place.directory("secret")
+    place.write("secret/key", "untouched")
+    for target in (f"{place.path}/secret", "inner"):
+        os.symlink(target, f"{place.path}/data/way")
+        for kind in ("read", "write"):
+            policy = {"write": [f"{place.path}/data"], kind: [f"{place.path}/data", f"{place.path}/data/way"]}
+            answer = place.run(_TRY, place.tier, parameters={"attempts": []}, policy=policy)
+            assert answer["error_type"] == "PermissionDeniedError"
+            assert f"{place.path}/data/way is a link" in answer["error"]
+        os.unlink(f"{place.path}/data/way")
+
+
+def test_a_link_to_a_writable_directory_leads_there(place):
+    os.symlink("data", f"{place.path}/way")
+    assert attempt(place, [("write", f"{place.path}/way/new")], write=[f"{place.path}/way"]) == ["done"]
+
+
 def test_a_writable_directory_inside_the_agents_own(place):
     place.directory("agent/cache")
     found = attempt(place, [("write", "cache/new"), ("write", "new")], write=[f"{place.agent}/cache"])
@@ -183,8 +204,9 @@ def test_another_language(place):
     assert answer["result"][1] in DENIED
 
 
-def test_an_environment_elsewhere_with_a_chain_of_links(place):
+def test_an_environment_elsewhere_with_a_chain_of_links(place, monkeypatch):
     """As a virtual environment has it whose interpreter is itself a link."""
+    monkeypatch.setenv("AGENTHUB_HOME", f"{place.path}/venv")  # one that agenthub made
     base = os.path.realpath(place.python)
     venv = place.directory("venv/bin")
     os.symlink(place.python, f"{venv}/python3")
@@ -214,6 +236,79 @@ def test_shared_prefixes_are_not_shown(monkeypatch, tmp_path):
     assert shown(home / ".local/bin/tool") == [str(home / ".local/bin/tool")]
     assert shown(home / "bin/tool") == [str(home / "bin/tool")]
     assert shown(home / ".tool/bin/tool") == [str(home / ".tool")]
+
+
+@pytest.fixture
+def authored(monkeypatch, tmp_path):
+    """Shows what of a home becomes visible for programs that a package brings; `authored.agent`, `authored.home`."""
+    home, agent = tmp_path.resolve() / "home", tmp_path.resolve() / "agent"
+    monkeypatch.setenv("HOME", str(home))
+    for folder in (home / "keys", home / "tool/bin", home / "tool/lib", home / ".venv/bin", agent / "bin"):
+        folder.mkdir(parents=True)
+    for program in (home / "tool/bin/tool", home / "keys/key"):
+        program.write_text("#!/bin/sh\necho secret\n")
+        program.chmod(0o755)
+    (home / ".venv/bin/python").symlink_to(sys.executable)
+    (home / ".venv/pyvenv.cfg").write_text(f"home = {os.path.dirname(os.path.realpath(sys.executable))}\n")
+
+    def shown(*argv, programs=(), path=""):
+        policy = SandboxPolicy("auto", str(agent), "/nowhere/scratch", programs=tuple(map(str, programs)))
+        seen = visible_files(policy, tuple(map(str, argv)), (), {"PATH": f"{path}:/usr/bin:/bin"}, str(agent))
+        return {path[len(str(home)) :] for path in seen.readable if path.startswith(str(home))}
+
+    shown.home, shown.agent = home, agent
+    shown.program = agent / "bin/run"
+    shown.program.write_text("#!/bin/sh\n")
+    shown.program.chmod(0o755)
+    return shown
+
+
+def test_a_package_cannot_name_a_directory_as_the_home_of_its_interpreter(authored):
+    (authored.agent / "pyvenv.cfg").write_text(f"home = {authored.home}/keys/key\n")
+    assert authored(authored.program) == set()
+    (authored.agent / "bin/python").symlink_to(os.path.realpath(sys.executable))
+    assert authored(authored.agent / "bin/python") == set()
+
+
+@pytest.mark.parametrize("line", ["{0}", "/usr/bin/env -S -u {0} /bin/sh", "/usr/bin/env {0}"])
+@pytest.mark.parametrize("program", ["keys/key", "tool/bin/tool", ".venv/bin/python"])
+def test_a_package_cannot_name_a_file_as_its_interpreter(authored, line, program):
+    authored.program.write_text(f"#!{line.format(authored.home / program)}\n")
+    assert authored(authored.program) == set()
+    assert authored("run", path=str(authored.agent / "bin")) == set()
+
+
+def test_a_manifest_or_a_link_cannot_name_a_program_of_the_users(authored):
+    tool = authored.home / "tool/bin/tool"
+    (authored.agent / "bin/git").symlink_to(tool)
+    assert authored(tool) == set()
+    assert authored("git", path=str(authored.agent / "bin")) == set()
+    assert authored(authored.program, programs=[tool]) == {"/tool"}  # this the user agreed to
+
+
+def test_a_home_among_installed_software_is_not_shown(authored, monkeypatch):
+    """Agents of the old format see all installed programs; the home of a service is often below /opt."""
+    software = authored.home.parent
+    (software / "editor").mkdir()
+    monkeypatch.setattr(visible, "_PROGRAMS", (str(software),))
+    monkeypatch.setenv("AGENTHUB_HOME", str(software / "store"))
+    (software / "store/agents").mkdir(parents=True)
+    seen = visible_files(SandboxPolicy("auto", "/nowhere", "/nowhere", programs=None), ("sh",), (), {}, "/")
+    assert {path for path in seen.readable if path.startswith(str(software))} == {
+        str(software / "editor"),
+        str(authored.agent),
+    }
+
+
+def test_a_path_through_the_processes_is_refused(authored):
+    """It would be another one for each who looks: the user's working directory, say."""
+    policy = SandboxPolicy("auto", "/nowhere", "/nowhere", read=("/proc/self/cwd",))
+    with pytest.raises(PermissionDeniedError, match="for each process"):
+        visible_files(policy, ("sh",), (), {}, "/")
+
+
+def test_the_users_own_path_is_believed(authored):
+    assert authored("tool", path=str(authored.home / "tool/bin")) == {"/tool"}
 
 
 def test_temporary_files_of_bubblewrap_are_capped_by_memory():

@@ -14,6 +14,7 @@ from sandbox_support import BUBBLEWRAP, LANDLOCK, RLIMITS, TIERS, USERS, Place
 
 from agenthub.errors import EnvironmentError, PermissionDeniedError
 from agenthub.runtime.process_manager import ProcessManager
+from agenthub.runtime.sandbox import probes
 from agenthub.runtime.sandbox import tiers as probing
 from agenthub.runtime.sandbox.confinement import confine
 from agenthub.runtime.sandbox.declared_network import DeclaredNetwork
@@ -81,12 +82,12 @@ def test_the_remedy_fits_the_cause(place):
 
 
 def test_a_kernel_with_less_landlock_is_not_strict():
-    found = Tiers(LANDLOCK, abi=4, gaps=probing._gaps(4), reason="bubblewrap is not installed", remedy="install it")
+    found = Tiers(LANDLOCK, abi=4, gaps=probes._gaps(4), reason="bubblewrap is not installed", remedy="install it")
     assert found.gaps
     with pytest.raises(PermissionDeniedError, match="signals to your other processes"):
         confine(SandboxPolicy("strict", "/a", "/s"), found)
     assert confine(SandboxPolicy("auto", "/a", "/s"), found).isolation == LANDLOCK
-    assert probing._gaps(6) == ()
+    assert probes._gaps(6) == ()
 
 
 def test_the_answer_is_kept_until_the_machine_changes(tmp_path, monkeypatch):

@@ -73,6 +73,14 @@ def test_unknown_calls_do_not_exist(number):
     assert answer(make_filter(NONE), number) == "ENOSYS"
 
 
+@pytest.mark.parametrize("name", ["ioctl", "fcntl", "clone", "unshare", "seccomp"])
+def test_an_argument_is_not_taken_for_a_number(name):
+    """What follows a call's conditions must not compare the argument that they looked at."""
+    for value in range(64, 463):
+        assert call(NONE, name, 0, value) == ALLOWED
+        assert call(NONE._replace(namespaces=True), "openat", 0, 0, 0o100, value & 0o3777) == ALLOWED
+
+
 def test_ordinary_calls_are_allowed():
     for number in (0, 1, 2, 3, 9, 59, 60, 61, 202, 257, 231, 322):
         assert answer(make_filter(NONE), number) == ALLOWED
@@ -155,6 +163,26 @@ def test_metadata_is_left_alone_without_namespaces():
         assert call(own, name) == ALLOWED
     assert call(shared, "setxattr") == errno.errorcode[errno.EOPNOTSUPP]
     assert call(shared, "ioctl", 3, 0x40086602) == "EPERM"
+
+
+@pytest.mark.parametrize("namespaces", [True, False])
+@pytest.mark.parametrize("architecture", [X86, ARM], ids=["x86_64", "aarch64"])
+def test_no_program_is_made_that_runs_as_its_owner(architecture, namespaces):
+    profile = NONE._replace(namespaces=namespaces)
+    create, temporary, at = 0o100 | 1, 0o20200000 | 1, 2**32 - 100
+    for name, before in (("chmod", (1,)), ("fchmod", (1,)), ("fchmodat", (at, 1)), ("fchmodat2", (at, 1))):
+        if architecture.number(name) is not None:
+            assert call(profile, name, *before, 0o4755, architecture=architecture) == "EPERM"
+            assert call(profile, name, *before, 0o2755, architecture=architecture) != "EPERM"
+    for flags in (create, temporary):
+        assert call(profile, "openat", at, 1, flags, 0o4755, architecture=architecture) == "EPERM"
+        assert call(profile, "openat", at, 1, flags, 0o755, architecture=architecture) == ALLOWED
+    assert call(profile, "openat", at, 1, 0, 0o7777, architecture=architecture) == ALLOWED  # a mode that is not read
+    assert call(profile, "mknodat", at, 1, 0o104755, architecture=architecture) == "EPERM"
+    assert call(profile, "openat2", at, 1, architecture=architecture) == "ENOSYS"
+    if architecture is X86:
+        assert call(profile, "open", 1, create, 0o4755) == "EPERM"
+        assert call(profile, "creat", 1, 0o4755) == "EPERM"
 
 
 def test_memory_that_nobody_counts_needs_a_cgroup():

@@ -46,13 +46,14 @@ def base_command(bwrap: str, *, network: bool) -> list[str]:
     return command
 
 
-def mounts(seen: Visible, memory: int | None, files: Mapping[str, int]) -> list[str]:
+def mounts(seen: Visible, memory: int | None, files: Mapping[str, int], temporary: tuple[str, ...] = ()) -> list[str]:
     """The file system of a run.
 
     Args:
         seen: what is in it.
         memory: the run's cap in bytes; file systems in memory are sized by it.
         files: path -> descriptor of the content of a small file.
+        temporary: directories that stand for /tmp and /dev/shm; (): file systems in memory.
     """
     size = str(min(memory // 4, _LARGEST_TEMPORARY) if memory else _LARGEST_TEMPORARY)
     places: dict[str, list[str]] = {
@@ -64,6 +65,9 @@ def mounts(seen: Visible, memory: int | None, files: Mapping[str, int]) -> list[
         places[device] = ["--dev-bind", device, device]
     if "/tmp" not in seen.readable and "/tmp" not in seen.writable:  # noqa: S108
         places["/tmp"] = ["--size", size, "--tmpfs", "/tmp"]  # noqa: S108
+    if temporary:
+        places["/tmp"] = ["--bind", temporary[0], "/tmp"]  # noqa: S108
+        places["/dev/shm"] = ["--bind", temporary[1], "/dev/shm"]  # noqa: S108
     for path in seen.readable:
         if not seen.needless(path) and _is_bindable(path):
             places[path] = ["--ro-bind", path, path]
@@ -77,7 +81,8 @@ def mounts(seen: Visible, memory: int | None, files: Mapping[str, int]) -> list[
     command += [word for target, path in _STANDARD for word in ("--symlink", target, path)]
     command += [word for path, descriptor in files.items() for word in ("--file", str(descriptor), path)]
     # Root's own user outside still owns what is in /proc/sys, and bubblewrap protects that from the capable only.
-    command += ["--remount-ro", "/proc"]
+    # And in /dev the next run would find what one left.
+    command += [word for path in ("/proc", "/dev")[: 2 if temporary else 1] for word in ("--remount-ro", path)]
     return command if "/" in seen.writable else [*command, "--remount-ro", "/"]
 
 

@@ -89,13 +89,14 @@ class Bubblewrapped:
         policy = self._policy
         seen = visible_files(policy, launch.argv, launch.needs, launch.env, launch.cwd)
         shared = policy.network.kind == "any"
-        profile = seccomp.Profile(policy.network.kind, namespaces=True, exact_memory=exact_memory)
+        kept = bool(policy.temporary)
+        profile = seccomp.Profile(policy.network.kind, namespaces=True, exact_memory=exact_memory, kept=kept)
         files = {
             path: self._pass_data(data) for path, data in bubblewrap.accounts(seen, policy.scratch, shared).items()
         }
         env, options = bubblewrap.split_environment(launch.env)
         command = bubblewrap.base_command(self._bwrap, network=shared)
-        command += bubblewrap.mounts(seen, limits.memory, files)
+        command += bubblewrap.mounts(seen, limits.memory, files, policy.temporary)
         command += [*options, "--chdir", launch.cwd]
         command += ["--seccomp", str(self._pass_data(seccomp.make_filter(profile)))]
         self._info, writer = os.pipe()
@@ -108,7 +109,11 @@ class Bubblewrapped:
             reader, self._hold = os.pipe()
             reader = self._pass(reader)
             command += ["--block-fd", str(reader)]
-        return launch._replace(argv=(*command, "--", *launch.argv), env=env, pass_fds=(*launch.pass_fds, *self._passed))
+        # Arguments can be seen by everybody: those that are no program's go another way.
+        program, *options = command
+        arguments = self._pass_data(b"".join(os.fsencode(word) + b"\0" for word in options))
+        argv = (program, "--args", str(arguments), "--", *launch.argv)
+        return launch._replace(argv=argv, env=env, pass_fds=(*launch.pass_fds, *self._passed))
 
     @property
     def _attached(self) -> bool:
@@ -196,7 +201,9 @@ class Bubblewrapped:
                 return  # bubblewrap failed, and says why itself
         try:
             if self._tasks is not None:  # in a user namespace of its own, it counts this run alone
-                resource.prlimit(init, resource.RLIMIT_NPROC, (self._tasks + 1, self._tasks + 1))
+                most, ceiling = self._tasks + 1, resource.prlimit(init, resource.RLIMIT_NPROC)[1]
+                most = most if ceiling == resource.RLIM_INFINITY else min(most, ceiling)
+                resource.prlimit(init, resource.RLIMIT_NPROC, (most, most))
             if self._network is not None and self._attached:
                 self._network.enter_namespace(init)
             os.write(self._hold, b"!")

@@ -11,13 +11,15 @@ import re
 from typing import NamedTuple
 
 from agenthub.errors import InvalidInputError
-from agenthub.runtime.sandbox.addresses import canonical_ipv4, canonical_ipv6
+from agenthub.runtime.sandbox.addresses import canonical_ipv4, canonical_ipv6, refusal_of_address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 DEFAULT_PORTS = (443, 80)
+EVERY_HOST = "any"  # a host of this name can be declared with its port alone
+_NEVER_OFFERED = ("link-local", "metadata", "unspecified", "multicast")  # what no honest agent asks for
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)\Z")
 _NUMBER = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)\Z")
 _PORT = re.compile(r"[1-9][0-9]{0,4}\Z")
@@ -37,6 +39,26 @@ class HostRule(NamedTuple):
     name: str
     ports: tuple[int, ...]
     wildcard: bool = False
+
+    @property
+    def text(self) -> str:
+        """The one spelling of the rule, in ASCII: letters that look like others show."""
+        host = f"*.{self.name}" if self.wildcard else self.name
+        if self.ports == DEFAULT_PORTS:
+            return host
+        return f"[{host}]:{self.ports[0]}" if ":" in host else f"{host}:{self.ports[0]}"
+
+    def is_within(self, other: HostRule) -> bool:
+        """Whether `other` stands for all that this one stands for."""
+        names = self.name == other.name and self.wildcard == other.wildcard
+        below = other.wildcard and self.name.endswith(f".{other.name}")
+        return (names or below) and set(self.ports) <= set(other.ports)
+
+    def overlaps(self, other: HostRule) -> bool:
+        """Whether something is meant by both."""
+        names = self._replace(ports=()), other._replace(ports=())
+        meet = names[0].is_within(names[1]) or names[1].is_within(names[0])
+        return meet and not set(self.ports).isdisjoint(other.ports)
 
 
 class DeclaredHosts:
@@ -83,6 +105,24 @@ def parse_host(text: str) -> HostRule:
             suggestion="write a host (api.example.com), a host and a port (api.example.com:8443), or *.example.com",
         ) from None
     return HostRule(name, ports, wildcard)
+
+
+def rule_for(host: str, port: int) -> str:
+    """How a host is declared that an agent wanted; "" for what is not to be suggested, and for what is no host.
+
+    A person copies this: it never stands for more than the one host.
+    """
+    try:
+        name = normal_host(host)
+    except ValueError:
+        return ""
+    address = ":" in name or name.rpartition(".")[2].isdigit()
+    kind = (refusal_of_address(name) if address else None) or ""
+    if not 0 < port < 65536 or any(word in kind for word in _NEVER_OFFERED):
+        return ""
+    if port in DEFAULT_PORTS and name != EVERY_HOST:
+        return name
+    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
 
 
 def split_port(text: str) -> tuple[str, int | None]:

@@ -34,6 +34,8 @@ class SandboxPolicy(NamedTuple):
         network: what it may reach.
         programs: further installed programs that it may start, as absolute paths or as names looked up in PATH; None:
             any. Its own interpreter and the files of its own directory can always be started.
+        temporary: two directories that stand for /tmp and /dev/shm, where a sandbox is kept for several runs: whoever
+            keeps it can then see that nothing stays. (): file systems in memory, which end with the run.
     """
 
     level: str
@@ -43,3 +45,4 @@ class SandboxPolicy(NamedTuple):
     write: tuple[str, ...] = ()
     network: Network = Network()
     programs: tuple[str, ...] | None = ()
+    temporary: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ import socket
 import threading
 
 from agenthub.runtime.sandbox.event_loop import EventLoop, Wait
-from agenthub.runtime.sandbox.hosts import DeclaredHosts, normal_host
+from agenthub.runtime.sandbox.hosts import DeclaredHosts, normal_host, rule_for
 from agenthub.runtime.sandbox.http_messages import (
     HEAD_LIMIT,
     BadHostError,
@@ -258,7 +258,8 @@ class AllowListProxy:
                 server = yield from self._connector.connect(*place, request.tunnel)
             except RefusedAddressError as error:
                 shown = f"[{error.address}]" if ":" in error.address else error.address
-                raise _RefusedError(self.refuse(*place, str(error), f"{shown}:{request.port}")) from None
+                offered = f"{shown}:{request.port}" if rule_for(error.address, request.port) else ""
+                raise _RefusedError(self.refuse(*place, str(error), offered)) from None
             upstream.hold(place, server)
         if self._on_request is not None:
             self._on_request(*place)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import NamedTuple
 
-from agenthub.runtime.sandbox.hosts import DEFAULT_PORTS
+from agenthub.runtime.sandbox.hosts import rule_for
 
 _MOST = 256  # different ones
 _LONGEST = 100  # characters of what the agent wrote
@@ -58,8 +58,7 @@ class RefusalRecord:
             declare: what would have to be declared; by default the host and, where that is not usual, the port.
         """
         if declare is None:
-            shown = f"[{host}]" if ":" in host else host
-            declare = host if port in DEFAULT_PORTS else f"{shown}:{port}"
+            declare = rule_for(host, port)
         key = (_printable(host), port, reason)
         with self._lock:
             if key not in self._known and len(self._known) >= _MOST:

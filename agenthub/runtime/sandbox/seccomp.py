@@ -27,11 +27,16 @@ _TCP, _FASTOPEN = 6, 0x20000000
 _NEW_NAMESPACES = 0x7E020000  # CLONE_NEW*, without CLONE_NEWTIME, which `clone` cannot be asked for
 _NEW_TIME = 0x80
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
-_FS_IOC_SETFLAGS, _FS_IOC_FSSETXATTR, _FS_IOC_SETVERSION = 0x40086602, 0x401C5820, 0x40087602
-_FIFREEZE, _FITHAW, _FS_IOC_ENABLE_VERITY = 0xC0045877, 0xC0045878, 0x40806685
+# Requests by which a file system changes what was only opened for reading, by the byte that names their family.
+_OF_FILE_SYSTEMS, _OF_SOME_FILE_SYSTEM = b"fvX", (0x94, 0xBC, 0xF5, *b"nr")
+_FAMILY, _FAMILY_AND_DIRECTION = 0xFF00, 0xC000FF00
+_ONLY_READING = 2  # direction; but for one that is misnamed
+_FS_IOC_SET_ENCRYPTION_POLICY = 0x800C6613
 _F_SETLEASE, _F_NOTIFY = 1024, 1026
 _FILTER_FLAG_NEW_LISTENER = 0x8
 _PERSONALITY_QUERY = 0xFFFFFFFF
+_SET_UID = 0o4000
+_CREATING = os.O_CREAT | 0o20000000  # O_TMPFILE's own bit
 
 _GONE = errno.ENOSYS
 _REFUSED = errno.EPERM
@@ -83,16 +88,32 @@ class Profile(NamedTuple):
         namespaces: whether the run has mount, pid, ipc and network namespaces of its own.
         exact_memory: whether memory that is not mapped counts too, so that it may be had.
         abi: of Landlock, where it takes the place of namespaces.
+        kept: whether one run follows another in it, so that nothing may be made that outlives a process.
     """
 
     network: str
     namespaces: bool
     exact_memory: bool
     abi: int = 0
+    kept: bool = False
 
 
 def _all(names: str, error: int) -> tuple[Rule, ...]:
     return tuple(Rule(name, error) for name in names.split())
+
+
+def _no_set_uid(call: str, mode: int, flags: int | None = None) -> Rule:
+    """Keeps a call from making a program that runs as its owner, whoever starts it and however long after the run.
+
+    Args:
+        call: its name.
+        mode: index of the argument that holds the file's mode.
+        flags: index of the argument that says whether `mode` counts; None: it always does.
+    """
+    wanted: tuple[Match, ...] = (Match(mode, _SET_UID, any_bit=True),)
+    if flags is not None:
+        wanted = (Match(flags, _CREATING, any_bit=True), *wanted)
+    return Rule(call, when=(wanted,))
 
 
 _ALWAYS = (
@@ -118,8 +139,39 @@ _ALWAYS = (
         errno.EAFNOSUPPORT,
         unless=tuple((Match(0, AF_UNIX), Match(1, kind, _TYPE_MASK)) for kind in (_STREAM, _SEQPACKET)),
     ),
+    *(_no_set_uid(call, 1) for call in ("chmod", "fchmod", "creat", "mknod")),
+    *(_no_set_uid(call, 2) for call in ("fchmodat", "fchmodat2", "mknodat")),
+    _no_set_uid("open", 2, flags=1),
+    _no_set_uid("openat", 3, flags=2),
+    Rule("openat2", _GONE),  # has its mode in memory, where a filter does not look
 )
 _UNCOUNTED_MEMORY = _all("memfd_create shmget", _GONE)
+# Limits and priorities of others, and what an owner may make of a file that lasts and cannot be seen to be undone.
+_ITS_OWN = (
+    Rule("prlimit64", unless=((Match(0, 0),),)),
+    *(Rule(name, unless=((Match(0, 0),),)) for name in ("sched_setaffinity", "sched_setattr", "sched_setparam")),
+    Rule("sched_setscheduler", unless=((Match(0, 0),),)),
+    Rule("setpriority", unless=((Match(0, 0), Match(1, 0)),)),
+    Rule("ioprio_set", unless=((Match(0, 1), Match(1, 0)),)),
+    Rule(
+        "ioctl",
+        when=(
+            (Match(1, _FS_IOC_SET_ENCRYPTION_POLICY),),
+            *(
+                (Match(1, direction << 30 | family << 8, _FAMILY_AND_DIRECTION),)
+                for family in _OF_FILE_SYSTEMS
+                for direction in range(4)
+                if direction != _ONLY_READING
+            ),
+        ),
+    ),
+    Rule("ioctl", errno.ENOTTY, when=tuple((Match(1, family << 8, _FAMILY),) for family in _OF_SOME_FILE_SYSTEM)),
+)
+_LASTING = (
+    *_all("shmget semget msgget mq_open", _GONE),
+    *_all("setxattr lsetxattr fsetxattr", errno.EOPNOTSUPP),
+    *_ITS_OWN,
+)
 # Without namespaces the host's objects are in reach by number or by path.
 _SHARED_HOST = (
     *_all("shmget shmat shmctl semget semop semtimedop semctl msgget msgsnd msgrcv msgctl", _GONE),
@@ -129,25 +181,7 @@ _SHARED_HOST = (
     *_all("chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat", _PRETENDED),
     *_all("utime utimes futimesat utimensat", _PRETENDED),
     *_all("setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr", errno.EOPNOTSUPP),
-    Rule("prlimit64", unless=((Match(0, 0),),)),
-    *(Rule(name, unless=((Match(0, 0),),)) for name in ("sched_setaffinity", "sched_setattr", "sched_setparam")),
-    Rule("sched_setscheduler", unless=((Match(0, 0),),)),
-    Rule("setpriority", unless=((Match(0, 0), Match(1, 0)),)),
-    Rule("ioprio_set", unless=((Match(0, 1), Match(1, 0)),)),
-    Rule(
-        "ioctl",
-        when=tuple(
-            (Match(1, request),)
-            for request in (
-                _FS_IOC_SETFLAGS,
-                _FS_IOC_FSSETXATTR,
-                _FS_IOC_SETVERSION,
-                _FS_IOC_ENABLE_VERITY,
-                _FIFREEZE,
-                _FITHAW,
-            )
-        ),
-    ),
+    *_ITS_OWN,
 )
 _TCP_ONLY = tuple(
     (Match(0, family), Match(1, _STREAM, _TYPE_MASK), Match(2, protocol))
@@ -183,6 +217,8 @@ def rules(profile: Profile) -> tuple[Rule, ...]:
     found = _ALWAYS + _network_rules(profile)
     if not profile.exact_memory:
         found += _UNCOUNTED_MEMORY
+    if profile.kept and profile.namespaces:
+        found += _LASTING
     if not profile.namespaces:
         found += _SHARED_HOST
         if profile.abi < 3:  # Landlock does not know truncation by path yet
@@ -227,7 +263,7 @@ def _parts(grouped: dict[int, list[Rule]]) -> Iterator[_Code]:
     last = 0
     for number in sorted(grouped):
         body = [instruction for rule in grouped[number] for instruction in _body(rule)]
-        if body[-1][0] != _RETURN:
+        if grouped[number][-1].when:  # past it the accumulator holds an argument, and no longer the number
             body.append((_RETURN, 0, 0, _ALLOW))
         part += [(_JUMP_EQUAL, 0, len(body), number), *body]
         last = number

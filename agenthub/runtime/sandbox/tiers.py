@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import subprocess
-import sys
-import threading
 from typing import NamedTuple
 
-from agenthub.runtime.sandbox import bubblewrap, landlock, seccomp
+from agenthub.runtime.sandbox.bubblewrap import find_bubblewrap
 from agenthub.runtime.sandbox.policy import BUBBLEWRAP, LANDLOCK, RLIMITS
 
-_PROBE_TIMEOUT = 10.0
 _FORMAT = 1  # of the cached answer
 
 
@@ -56,125 +51,17 @@ def available_tiers(cache: str | None = None) -> Tiers:
 
 def probe_tiers() -> Tiers:
     """Tries each tier now."""
-    bwrap = bubblewrap.find_bubblewrap()
-    if sys.platform != "linux":
-        return Tiers(RLIMITS, reason="its system is not Linux", remedy="run agenthub in a Linux virtual machine")
-    problem, remedy = _bubblewrap_problem(bwrap)
-    abi, landlock_problem = _landlock_abi()
-    if not problem:
-        return Tiers(BUBBLEWRAP, bwrap=bwrap or "", abi=abi)
-    if abi:
-        return Tiers(LANDLOCK, abi=abi, gaps=_gaps(abi), reason=problem, remedy=remedy)
-    return Tiers(RLIMITS, reason=f"{problem}; {landlock_problem}", remedy=remedy)
+    from agenthub.runtime.sandbox.probes import probe
 
-
-def _gaps(abi: int) -> tuple[str, ...]:
-    if abi >= landlock.COMPLETE_ABI:
-        return ()
-    return ("signals to your other processes", "processes that hide from the end of their run")
-
-
-def _bubblewrap_problem(bwrap: str | None) -> tuple[str, str]:
-    """Why bubblewrap does not work, and what would change it; both empty where it does."""
-    if bwrap is None:
-        return "bubblewrap is not installed", "install bubblewrap: apt install bubblewrap, or dnf install bubblewrap"
-    try:
-        program = seccomp.make_filter(seccomp.Profile("none", namespaces=True, exact_memory=False))
-    except ValueError as error:
-        return str(error), ""
-    descriptor = os.memfd_create("agenthub")
-    try:
-        os.write(descriptor, program)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        command = bubblewrap.base_command(bwrap, network=False)
-        command += ["--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--remount-ro", "/proc"]
-        command += ["--seccomp", str(descriptor), "--", "/bin/sh", "-c", "[ $$ -lt 9 ] && echo held"]
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_PROBE_TIMEOUT,
-            pass_fds=(descriptor,),
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"bubblewrap cannot be started ({type(error).__name__})", "reinstall bubblewrap"
-    finally:
-        os.close(descriptor)
-    if done.returncode == 0 and done.stdout == b"held\n":
-        return "", ""
-    said = done.stderr.decode(errors="replace").strip().splitlines()
-    return f"bubblewrap does not work here: {said[-1] if said else done.returncode}", _userns_remedy()
-
-
-def _userns_remedy() -> str:
-    for path, wrong, remedy in (
-        ("/proc/sys/user/max_user_namespaces", "0", "sudo sysctl user.max_user_namespaces=10000"),
-        ("/proc/sys/kernel/unprivileged_userns_clone", "0", "sudo sysctl kernel.unprivileged_userns_clone=1"),
-        (
-            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-            "1",
-            "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile for bwrap",
-        ),
-    ):
-        if _read(path) == wrong:
-            return remedy
-    return "run agenthub where user namespaces may be made; containers need --security-opt for that"
-
-
-def _landlock_abi() -> tuple[int, str]:
-    """The ABI where restriction really works, else 0 and why."""
-    version = landlock.abi()
-    if version < 1:
-        return 0, "the kernel has no Landlock"
-    outcome: list[object] = []
-    thread = threading.Thread(target=lambda: outcome.append(_try_landlock(version)))
-    thread.start()
-    thread.join()
-    problem = outcome[0] if outcome else "the probe failed"
-    return (0, f"Landlock does not work here: {problem}") if problem else (version, "")
-
-
-def _try_landlock(version: int) -> str:
-    """In a thread of its own, which is lost afterwards: what does not hold; empty where all does."""
-    from agenthub.runtime.sandbox.restricted_thread import drop_capabilities
-
-    try:
-        program = seccomp.make_filter(seccomp.Profile("none", namespaces=False, exact_memory=False, abi=version))
-        drop_capabilities()
-        seccomp.forbid_new_privileges()
-        landlock.restrict_thread((), version, network=False)
-        seccomp.install(program)
-    except (OSError, ValueError) as error:
-        return str(error)
-    try:
-        os.close(os.open("/etc/passwd", os.O_RDONLY | os.O_CLOEXEC))
-        return "files stay readable"
-    except PermissionError:
-        pass
-    libc = ctypes.CDLL(None, use_errno=True)
-    descriptor: int = libc.socket(seccomp.AF_INET, 1, 0)
-    if descriptor >= 0:
-        os.close(descriptor)
-        return "the filter does not hold"
-    if version >= landlock.SIGNALS_ABI and _may_signal_parent():
-        return "signals are not held back"
-    return ""
-
-
-def _may_signal_parent() -> bool:
-    try:
-        os.kill(os.getppid(), 0)
-    except (PermissionError, ProcessLookupError):
-        return False
-    return os.getppid() > 0
+    return probe()
 
 
 def _machine_state() -> str:
     """All that the answer depends on."""
-    bwrap = bubblewrap.find_bubblewrap()
-    parts = [str(_FORMAT), _read("/proc/sys/kernel/random/boot_id"), str(os.geteuid())]
+    bwrap = find_bubblewrap()
+    parts = [str(_FORMAT), read_setting("/proc/sys/kernel/random/boot_id"), str(os.geteuid())]
     parts += [
-        _read(path)
+        read_setting(path)
         for path in (
             "/proc/sys/user/max_user_namespaces",
             "/proc/sys/kernel/unprivileged_userns_clone",
@@ -187,7 +74,9 @@ def _machine_state() -> str:
     except OSError:
         parts.append("")
     parts += [
-        line for line in _read("/proc/self/status").splitlines() if line.startswith(("NoNew", "Seccomp", "CapEff"))
+        line
+        for line in read_setting("/proc/self/status").splitlines()
+        if line.startswith(("NoNew", "Seccomp", "CapEff"))
     ]
     if bwrap is not None:
         found = os.stat(bwrap)
@@ -203,8 +92,10 @@ def _load(cache: str, state: str) -> Tiers | None:
             kept = json.load(file)
         if kept["state"] != state:
             return None
-        fields = kept["tiers"]
-        return Tiers(**{**fields, "gaps": tuple(fields["gaps"])})
+        tiers = Tiers(**{**kept["tiers"], "gaps": tuple(kept["tiers"]["gaps"])})
+        # Whoever wrote it, it names nothing that is not there.
+        sound = tiers.best in (BUBBLEWRAP, LANDLOCK, RLIMITS) and tiers.bwrap in ("", find_bubblewrap())
+        return tiers if sound and isinstance(tiers.abi, int) else None
     except (OSError, ValueError, KeyError, TypeError):  # absent, or not of this version
         return None
 
@@ -222,7 +113,8 @@ def _save(cache: str, state: str, tiers: Tiers) -> None:
         return
 
 
-def _read(path: str) -> str:
+def read_setting(path: str) -> str:
+    """What the kernel says in a file; empty where there is none."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().strip()

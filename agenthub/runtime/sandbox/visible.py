@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+import sys
+
+from agenthub.config import Paths
+from agenthub.errors import PermissionDeniedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from agenthub.runtime.sandbox.policy import SandboxPolicy
 
@@ -25,6 +30,7 @@ _LIBRARIES = (
     "/gnu/store",
 )
 _PROGRAMS = ("/usr", "/bin", "/sbin", "/opt")
+_SOFTWARE = (*_PROGRAMS, "/lib", "/lib64", "/nix/store", "/gnu/store")  # what is installed there is no secret
 _SETTINGS = (
     "/etc/alternatives",
     "/etc/ld.so.cache",
@@ -70,6 +76,7 @@ class Visible:
         self.readable: dict[str, None] = {}
         self.writable: dict[str, None] = {}
         self.data: set[str] = set()
+        self._untrusted: dict[str, str] = {}
         self._links: dict[str, str] = {}
         self._plain: set[str] = set()
 
@@ -92,8 +99,16 @@ class Visible:
         if real is not None:
             self.writable[real] = None
 
+    def distrust(self, directory: str, reason: str) -> None:
+        """Follows no link from now on that lies in a directory, for a reason that ends "PATH is a link, and …"."""
+        self._untrusted[os.path.realpath(directory)] = reason
+
     def follow(self, path: str) -> str | None:
-        """The real path of one, whose links will be there too; None if there is no such file."""
+        """The real path of one, whose links will be there too; None if there is no such file.
+
+        Raises:
+            PermissionDeniedError: a link to distrust is on the way.
+        """
         done = "/"
         todo = path.strip("/").split("/")[::-1]
         for _ in range(_MOST_LINKS * 8):
@@ -113,6 +128,7 @@ class Visible:
                 except OSError:
                     return None
                 if target is not None:
+                    self._check_link(step, done)
                     self._links[step] = target
                     todo += target.rstrip("/").split("/")[::-1]
                     if target.startswith("/"):
@@ -121,6 +137,14 @@ class Visible:
                 self._plain.add(step)
             done = step
         return None
+
+    def _check_link(self, link: str, directory: str) -> None:
+        for place, reason in self._untrusted.items():
+            if _is_in(directory, place):
+                raise PermissionDeniedError(
+                    f"{link} is a link, and {reason}",
+                    suggestion=f"name what it should lead to: {os.path.realpath(link)}",
+                )
 
     def covers(self, path: str) -> bool:
         """Whether a path lies at or in something visible."""
@@ -156,15 +180,23 @@ def visible_files(
         needs: files of ours that it reads.
         env: its environment; PATH counts.
         cwd: its working directory.
+
+    Raises:
+        PermissionDeniedError: a path of the policy leads through a link that the agent may have made.
     """
     seen = Visible()
     folders = env.get("PATH", os.defpath).split(os.pathsep)
     _add_system(seen, policy, folders, env)
     for path in (policy.agent_dir, *needs):
         seen.read(path)
-    for program in (argv[0], *(policy.programs or ())):
-        _add_program(seen, program, folders, cwd)
+    own = os.path.realpath(policy.agent_dir)
+    _add_program(seen, argv[0], folders, cwd, own, trusted=False)
+    for program in policy.programs or ():
+        _add_program(seen, program, folders, cwd, own, trusted=True)
     seen.write(policy.scratch)
+    seen.distrust("/proc", "leads elsewhere for each process")
+    for path in policy.write:
+        seen.distrust(path, f"the agent, which may write {path}, may have made it")
     for path in policy.read:
         seen.read_data(path)
     for path in policy.write:
@@ -179,8 +211,9 @@ def _add_system(seen: Visible, policy: SandboxPolicy, folders: list[str], env: M
         if env.get(name, "").startswith("/"):
             seen.read_data(env[name])
     if policy.programs is None:
-        for path in _installed(folders):
-            seen.read(path)
+        for folder in _installed(folders):
+            for path in _without(folder, _protected()):
+                seen.read(path)
     for path in _LIBRARIES:
         if not seen.covers(path):
             seen.read(path)
@@ -202,24 +235,81 @@ def _installed(folders: Iterable[str]) -> list[str]:
     return [*_PROGRAMS, *(folder for folder in outside if not _is_in(folder, "/usr"))]
 
 
-def _add_program(seen: Visible, program: str, folders: list[str], cwd: str, depth: int = 0) -> None:
-    """A program with what belongs to it: its installation if it has one of its own, and what its `#!` names."""
+def _protected() -> tuple[str, ...]:
+    """What is not to be seen even where it lies among installed software, as the home of a service often does."""
+    return os.path.realpath(os.path.expanduser("~")), os.path.realpath(Paths(os.environ).home)
+
+
+def _without(directory: str, protected: tuple[str, ...]) -> Iterator[str]:
+    """A directory, or those parts of it that hold nothing protected."""
+    real = os.path.realpath(directory)
+    if any(_is_in(real, place) for place in protected):
+        return
+    if not any(_is_in(place, real) for place in protected):
+        yield directory
+        return
+    with contextlib.suppress(OSError):
+        for name in os.listdir(real):
+            yield from _without(os.path.join(real, name), protected)
+
+
+def _add_program(
+    seen: Visible, program: str, folders: list[str], cwd: str, own: str, *, trusted: bool, depth: int = 0
+) -> None:
+    """A program with what belongs to it: its installation if it has one of its own, and what its `#!` names.
+
+    Args:
+        seen: what it is added to.
+        program: its name or path.
+        folders: where a name is looked up.
+        cwd: what a relative path is relative to.
+        own: the agent's directory. Whatever stands there, the agent's author wrote.
+        trusted: whether the user agreed to this program, and so to what it needs.
+        depth: of `#!` lines.
+    """
     path = find_program(program, folders, cwd)
     real = None if path is None else seen.follow(path)
     if path is None or real is None:
         return
-    environment = os.path.dirname(os.path.dirname(os.path.abspath(path)))
-    home = _base_of(environment)
-    if home:
-        seen.read(environment)
-        base = seen.follow(home)
-        if base is not None and not _shared(os.path.dirname(base)):
-            seen.read(os.path.dirname(base))
+    trusted = trusted or not ("/" in program or _is_in(path, own))
+    _add_environment(seen, path, real, (own, *_made_here()) if depth == 0 else (own,), trusted=trusted)
     if not seen.covers(real):
+        if not trusted and not any(_is_in(real, place) for place in _SOFTWARE):
+            return
         seen.read(_installation(real))
     if depth < 2:
         for needed in _interpreter_of(real):
-            _add_program(seen, needed, folders, cwd, depth + 1)
+            _add_program(seen, needed, folders, cwd, own, trusted=trusted, depth=depth + 1)
+
+
+def _made_here() -> tuple[str, ...]:
+    """Where environments are that this program made, or runs in itself; a manifest can name others."""
+    return os.path.realpath(Paths(os.environ).home), os.path.realpath(sys.prefix)
+
+
+def _add_environment(seen: Visible, path: str, real: str, known: tuple[str, ...], *, trusted: bool) -> None:
+    """For a Python interpreter, its installation, and the virtual environment by which it was named.
+
+    What `pyvenv.cfg` says is not believed: it could name the directory of somebody's keys.
+    """
+    prefix = _python_prefix(real)
+    if not prefix:
+        return
+    environment = os.path.dirname(os.path.dirname(os.path.abspath(path)))
+    home = _base_of(environment)
+    if home and (trusted or any(_is_in(os.path.realpath(environment), place) for place in known)):
+        seen.read(environment)
+        if os.path.realpath(home) == os.path.dirname(real):
+            seen.follow(home)
+    if not _shared(prefix):
+        seen.read(prefix)
+
+
+def _python_prefix(program: str) -> str:
+    """Where a Python interpreter is installed, by its real path; empty for any other program."""
+    prefix = os.path.dirname(os.path.dirname(program))
+    library = os.path.join(prefix, "lib", os.path.basename(program), "os.py")
+    return prefix if os.path.isfile(library) else ""
 
 
 def _base_of(environment: str) -> str:
@@ -241,7 +331,7 @@ def _installation(program: str) -> str:
     if os.path.basename(folder) == "bin":
         prefix = os.path.dirname(folder)
         return program if _shared(prefix) or not os.path.isdir(os.path.join(prefix, "lib")) else prefix
-    return folder if _is_in(folder, "/opt") and folder != "/opt" else program
+    return folder if _is_in(folder, "/opt") and not _shared(folder) else program
 
 
 def _shared(prefix: str) -> bool:

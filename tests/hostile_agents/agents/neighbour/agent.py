@@ -1,0 +1,7 @@
+"""The victim."""
+
+KEY = "kept-secret-of-the-neighbour"
+
+
+def speak():
+    return "as it was"
