@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 
 from agenthub.config import Settings
@@ -28,6 +29,7 @@ def configure_install(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--env", action="append", default=[], metavar="NAME", help="let it see this variable of yours")
     parser.add_argument("--offline", action="store_true", help="use nothing but caches")
     parser.add_argument("--allow-commands", action="store_true", help="consent to its installation commands")
+    parser.add_argument("--compile-bytecode", action="store_true", help="now, and not at the first run: for images")
     parser.add_argument("--dry-run", action="store_true", help="show what would be installed, and stop")
     parser.add_argument("--json", action="store_true", help="print a JSON document")
 
@@ -68,18 +70,16 @@ def _install_one(
             nonlocal started
             report.update(owner=plan.owner, name=plan.name, version=plan.manifest.version, digest=plan.fetched.digest)
             from agenthub.cli.consent import ask_to_install, describe, more_than_before
-            from agenthub.runtime.agent_info import isolation_here
 
-            isolation = isolation_here(installer.runtime)
             if arguments.dry_run:
-                for line in describe(plan.manifest, plan.spec.text, isolation):
+                for line in describe(plan.manifest, plan.spec.text, installer.runtime):
                     output.note(line)
                 for phrase in more_than_before(plan):
                     output.note(f"  asks for more  it may now also {phrase}")
                 raise _DryRun
             asked = time.monotonic()
             with progress.paused():
-                ask_to_install(plan, isolation, output, yes=arguments.yes, force=arguments.force)
+                ask_to_install(plan, installer.runtime, output, yes=arguments.yes, force=arguments.force)
             started += time.monotonic() - asked
 
         options = InstallOptions(
@@ -88,6 +88,7 @@ def _install_one(
             extra=tuple(arguments.extra),
             force=arguments.force,
             allow_commands=arguments.allow_commands,
+            compile_bytecode=arguments.compile_bytecode,
             consent=consent,
             on_progress=progress.update,
         )
@@ -133,7 +134,8 @@ def configure_uninstall(parser: argparse.ArgumentParser) -> None:
 
 def uninstall(arguments: argparse.Namespace, output: Output) -> int:
     """Removes exactly what installing made."""
-    store = Store(Settings().paths)
+    paths = Settings().paths
+    store = Store(paths)
     found = [store.resolve(agent) for agent in arguments.agents]  # all or none
     for owner, name in dict.fromkeys(found):
         if arguments.dry_run:
@@ -142,5 +144,11 @@ def uninstall(arguments: argparse.Namespace, output: Output) -> int:
         store.uninstall(
             owner, name, force=arguments.force, waiting=lambda: output.note("waiting for another agenthub to finish")
         )
+        if os.path.isdir(paths.workers):
+            from agenthub.cli.warm_commands import stop_workers
+            from agenthub.packages.files import remove_tree
+
+            stop_workers(f"{owner}/{name}", paths)
+            remove_tree(os.path.join(paths.workers, owner, name))
         output.note(f"✓ removed {owner}/{name}")
     return 0

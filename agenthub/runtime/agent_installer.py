@@ -9,7 +9,7 @@ from agenthub import __version__
 from agenthub.errors import AgentNotFoundError, InstallError, InvalidManifestError, PermissionDeniedError, StoreError
 from agenthub.manifest import AgentManifest, read_manifest
 from agenthub.packages.names import check_name
-from agenthub.packages.record import InstallRecord, now
+from agenthub.packages.record import InstallRecord, environment_digest, now
 from agenthub.packages.sources import Fetched, fetch
 from agenthub.packages.spec import Spec, parse_spec
 from agenthub.runtime.agent_locator import LocatedAgent, locate_directory
@@ -33,6 +33,7 @@ class InstallOptions(NamedTuple):
         extra: further requirements for its environment.
         force: install although the same content is installed already.
         allow_commands: run the manifest's installation commands, where nothing declarative describes the environment.
+        compile_bytecode: now, and not at the first run: for the images of containers.
         consent: called with the plan before anything of the agent runs or is installed; refuses by raising.
         on_progress: called with a line of what is being done.
     """
@@ -42,6 +43,7 @@ class InstallOptions(NamedTuple):
     extra: tuple[str, ...] = ()
     force: bool = False
     allow_commands: bool = False
+    compile_bytecode: bool = False
     consent: Callable[[Plan], None] | None = None
     on_progress: Callable[[str], None] | None = None
 
@@ -153,6 +155,8 @@ class AgentInstaller:
                 warnings.append(
                     f"its installation commands were not run: {plan.dependencies} describes the environment"
                 )
+        if environment is not None and options.compile_bytecode:
+            self.environments.add_bytecode(environment.path, place, options.on_progress, wait=True)
         return _record(plan, environment, warnings, undeclared_hints(manifest, place, _package_names(environment)))
 
     def _current(self, owner: str, name: str) -> InstallRecord | None:
@@ -169,7 +173,9 @@ class AgentInstaller:
         """Whether exactly this content is installed, and its environment is sound."""
         if current is None or current.digest != fetched.digest:
             return False
-        return not self.problems(locate_directory(self.store.current_version_dir(current.owner, current.name)))
+        return not self.problems(
+            locate_directory(self.store.current_version_dir(current.owner, current.name), self.store)
+        )
 
     def problems(self, agent: LocatedAgent, *, deep: bool = False) -> list[str]:
         """What is wrong with an installed agent's environment; empty where nothing is."""
@@ -237,9 +243,12 @@ def _record(plan: Plan, environment: Environment | None, warnings: list[str], hi
 
 
 def _environment_fields(record: InstallRecord, environment: Environment) -> dict[str, Any]:
+    interpreter = {"path": environment.python, "version": environment.version}
+    dependencies = [{"name": name, "version": version} for name, version in environment.dependencies]
     return {
-        "interpreter": {"path": environment.python, "version": environment.version},
-        "dependencies": [{"name": name, "version": version} for name, version in environment.dependencies],
+        "interpreter": interpreter,
+        "dependencies": dependencies,
+        "environment_digest": environment_digest(record.digest, interpreter, dependencies),
         "environment": environment.kind,
         "size": {**record.size, "environment": environment.size},
     }

@@ -50,6 +50,11 @@ def cached_environment(
     return manager.get_python_executable(venv)
 
 
+def is_fetched(runtime: AgentRuntime, agent: LocatedAgent) -> bool:
+    """Whether an agent's directory is ours; nothing is written into a user's."""
+    return agent.directory.startswith(os.path.realpath(os.path.join(runtime.settings.paths.cache, "sources")) + os.sep)
+
+
 def requested_python(runtime: AgentRuntime) -> str | None:
     """The Python that the user asked for with `--python`, which goes before the manifest's."""
     value, source = runtime.settings.lookup("python")

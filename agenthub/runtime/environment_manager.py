@@ -5,8 +5,10 @@ A run imports this module and needs little of it; what makes environments is imp
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
+from contextlib import suppress
 from typing import NamedTuple
 
 from agenthub.config import MB, EnvironmentConfig, RuntimeConfig
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 REPAIR = "agenthub doctor --fix"
 
 
+PENDING_BYTECODE = "bytecode-pending"  # in an environment that has none yet
+
+
 class Environment(NamedTuple):
     """An environment that was built.
 
@@ -33,7 +38,7 @@ class Environment(NamedTuple):
     python: the base interpreter it was made from.
     version: that interpreter's version, `"3.11.7"`.
     dependencies: name and version of each installed distribution, sorted; what virtualenv seeds is not among them.
-    size: bytes of its files; files that uv shares with its cache count in full.
+    size: bytes of its files but for bytecode; files that uv shares with its cache count in full.
     kind: where the dependencies came from, see `Dependencies.kind`.
     seconds: how long building took.
     """
@@ -56,8 +61,9 @@ class EnvironmentManager:
             `uv.lock` holds as constraints only (see `build`).
         offline: use nothing but caches.
         workshop: a directory, on the agents' file system, in which environments are built before they are moved to
-            their place; that is faster than building beside it (see `environment_replacing`). It may be removed
-            while nothing is being built.
+            their place; that is faster than building beside it (see `environment_replacing`). Beside it, in
+            `bytecode`, is kept what was compiled for them (see `add_bytecode`); None: nothing is compiled. Both may be
+            removed while nothing is being built.
     """
 
     def __init__(
@@ -113,12 +119,15 @@ class EnvironmentManager:
         Raises:
             EnvironmentError: one of them cannot be installed; names it and the reason.
         """
+        from agenthub.runtime.environment_state import BYTECODE, directory_size
+
         venv = os.path.abspath(os.path.expanduser(venv_path))
         self.get_python_executable(venv)
         if requirements:
             agent_dir = os.path.dirname(venv)
             self._builder(os.path.basename(agent_dir)).install(venv, agent_dir, requirements, None)
-            self._check_size(os.path.basename(agent_dir), venv)
+            self._check_size(os.path.basename(agent_dir), directory_size(venv, without=BYTECODE))
+            self._await_bytecode(venv)
 
     def get_python_executable(self, venv_path: str) -> str:
         """The path of an environment's interpreter.
@@ -180,7 +189,7 @@ class EnvironmentManager:
                 `max_venv_size`. Nothing is left behind, and an environment that was there stays.
         """
         from agenthub.runtime.environment_replacing import replacing
-        from agenthub.runtime.environment_state import directory_size, distributions
+        from agenthub.runtime.environment_state import BYTECODE, directory_size, distributions
 
         started = time.monotonic()
         agent_dir = os.path.abspath(os.path.expanduser(agent_dir))
@@ -198,11 +207,46 @@ class EnvironmentManager:
             if extra:
                 builder.install(partial, agent_dir, extra, on_progress)
             installed = [found for found in distributions(partial) if found not in seeded]
-            size = directory_size(partial)
-            self._check_size(who, partial, size)
+            size = directory_size(partial, without=BYTECODE)
+            self._check_size(who, size)
+            self._await_bytecode(partial)
         return Environment(
             venv, interpreter.path, interpreter.version, installed, size, source.kind, time.monotonic() - started
         )
+
+    def add_bytecode(
+        self, venv_path: str, agent_dir: str | None = None, on_progress: Progress = None, *, wait: bool = False
+    ) -> None:
+        """Gives what is installed in an environment its bytecode, if it still has none; that this fails is no error.
+
+        An agent may not write any. To do it here, at the first run, leaves installing as fast as the tools are; costs
+        one look for a file afterwards.
+
+        Args:
+            venv_path: the environment.
+            agent_dir: an agent that uses it, whose own code gets bytecode as well; None: it is none of ours.
+            on_progress: called with a line before anything is compiled.
+            wait: for another process that is at it; else this does nothing then.
+        """
+        pending = os.path.join(venv_path, PENDING_BYTECODE)
+        if not self.workshop or not os.path.exists(pending):
+            return
+        from agenthub.runtime.environment_bytecode import add_bytecode, installed_modules, own_modules
+
+        with suppress(OSError), open(pending, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if os.path.exists(pending):
+                modules = installed_modules(venv_path)
+                if agent_dir is not None:
+                    modules.append(own_modules(agent_dir))
+                cache = os.path.join(os.path.dirname(self.workshop), "bytecode")
+                add_bytecode(venv_path, modules, cache, on_progress)
+                os.unlink(pending)
+
+    def _await_bytecode(self, venv: str) -> None:
+        if self.workshop:
+            with open(os.path.join(venv, PENDING_BYTECODE), "w"):
+                pass
 
     def check(self, venv_path: str, dependencies: Iterable[tuple[str, str]] = (), *, deep: bool = False) -> list[str]:
         """What is wrong with an environment, one sentence each; empty where nothing is.
@@ -232,15 +276,12 @@ class EnvironmentManager:
         kind = UvBuilder if self.use_uv else PipBuilder
         return kind(who, offline=self.offline, cache=self.config.dependency_cache)
 
-    def _check_size(self, who: str, venv: str, size: int | None = None) -> None:
+    def _check_size(self, who: str, size: int) -> None:
+        """Refuse what is too large; the size is without bytecode, which nobody asked for."""
         limit = self.config.max_venv_size * MB
-        if not limit:
-            return
-        from agenthub.config import format_size
-        from agenthub.runtime.environment_state import directory_size
+        if limit and size > limit:
+            from agenthub.config import format_size
 
-        size = directory_size(venv) if size is None else size
-        if size > limit:
             raise EnvironmentError(
                 f"the environment of {who} has {format_size(size)}, over the {format_size(limit)} of max_venv_size",
                 suggestion="AGENTHUB_MAX_VENV_SIZE=2GB allows more, 0 allows any size",

@@ -38,20 +38,20 @@ def replacing(venv: str, base: str, *, workshop: str | None = None, keep_failed:
     _sweep(venv)
     try:
         with _bench(venv, base, workshop) as partial:
-            _remove(partial)
+            remove(partial)
             try:
                 yield partial
                 _exchange(partial, venv, old)
             finally:
                 if not keep_failed:
                     with deferred_interrupts():
-                        _remove(partial)
+                        remove(partial)
     except OSError as error:
         if isinstance(error, AgentRuntimeError):  # some of ours are OSErrors as well
             raise
         raise EnvironmentError(f"cannot make the environment {venv}: {error.strerror or error}") from None
     finally:
-        _remove(old)
+        remove(old)
 
 
 @contextlib.contextmanager
@@ -113,11 +113,11 @@ def _sweep(venv: str) -> None:
     folder, name = os.path.split(venv)
     for entry in os.listdir(folder):
         match = re.fullmatch(re.escape(name) + r"\.(\d+)\.(partial|old)", entry)
-        if match and not _is_running(int(match.group(1))):
-            _remove(os.path.join(folder, entry))
+        if match and not is_running(int(match.group(1))):
+            remove(os.path.join(folder, entry))
 
 
-def _is_running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     if pid == os.getpid():  # a failed build that was kept, or an earlier process of the same number
         return False
     try:
@@ -129,7 +129,7 @@ def _is_running(pid: int) -> bool:
     return True
 
 
-def _remove(path: str) -> None:
+def remove(path: str) -> None:
     if os.path.islink(path):
         os.unlink(path)
     elif os.path.lexists(path):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 PROBE_TIMEOUT = 20.0
 """Seconds an environment's interpreter may take to start."""
+BYTECODE = "__pycache__"
 _SHOWN = 3
 
 
@@ -44,15 +45,21 @@ def distributions(venv: str) -> list[tuple[str, str]]:
     return sorted((normalised(name), version) for name, version in pairs if name)
 
 
-def directory_size(path: str) -> int:
-    """Bytes in the files of a tree; links count nothing, files shared with a cache count in full."""
+def directory_size(path: str, *, without: str = "") -> int:
+    """Bytes in the files of a tree; links count nothing, files shared with a cache count in full.
+
+    Args:
+        path: its top.
+        without: the name of directories that do not count.
+    """
     total = 0
     folders = [path]
     while folders:
         with os.scandir(folders.pop()) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.path)
+                    if entry.name != without:
+                        folders.append(entry.path)
                 elif entry.is_file(follow_symlinks=False):
                     total += entry.stat(follow_symlinks=False).st_size
     return total
@@ -136,7 +143,7 @@ def _missing_files(folder: str) -> list[str]:
             missing.append(f"{name} has no readable RECORD")
             continue
         # Bytecode comes and goes; everything else that was installed stays.
-        kept = (path for path in paths if "__pycache__" not in path and not path.endswith(".pyc"))
+        kept = (path for path in paths if BYTECODE not in path and not path.endswith(".pyc"))
         gone = [path for path in kept if not os.path.lexists(os.path.join(folder, path))]
         if gone:
             missing.append(f"{name[: -len('.dist-info')]} lacks {len(gone)} of its files ({gone[0]})")

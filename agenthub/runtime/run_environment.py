@@ -45,5 +45,6 @@ def run_environment(
         "PYTHONUTF8": "1",
         "PYTHONIOENCODING": "utf-8",
         "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",  # an installed agent has its own; a directory of the user's is left as it is
         **(declared or {}),
     }
