@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 from typing import Any, NamedTuple
 
 from agenthub.config import Settings
-from agenthub.errors import error_class
+from agenthub.errors import AgentRuntimeError, error_class
 from agenthub.runtime.agent_runtime import AgentRuntime, find_method
+from agenthub.runtime.permissions import Changes, checked_items
 from agenthub.runtime.run_plan import RunOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterable,
+        Callable,
+        Generator,
+        Iterable,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
 
     from agenthub.runtime.agent_locator import LocatedAgent
+    from agenthub.runtime.batch import Batch, RowResult
+    from agenthub.runtime.cancellation import Cancellation
+    from agenthub.runtime.run_stream import AsyncRunStream, RunStream
 
 
 class FileResult(NamedTuple):
@@ -39,6 +53,9 @@ def load_agent(
     timeout: float | str | None = None,
     memory: int | str | None = None,
     env: Sequence[str] = (),
+    allow: Mapping[str, Sequence[str]] | None = None,
+    deny: Mapping[str, Sequence[str]] | None = None,
+    sandbox: str | None = None,
     on_log: Callable[[str, str], None] | None = None,
     on_progress: Callable[[float | None, str], None] | None = None,
 ) -> Agent:
@@ -49,15 +66,26 @@ def load_agent(
         timeout: deadline of each call, in seconds or as `"2min"`; None: the manifest's.
         memory: cap of each call, in bytes or as `"512MB"`; None: the manifest's.
         env: environment variables to pass, each `"NAME=value"` or `"NAME"`.
+        allow: what each call may do besides, by kind (`network read write run environment`), as `--allow-…` takes it:
+            `{"network": ["api.example.com"]}`; a relative path is one of the working directory.
+        deny: what it may not although it could; goes before `allow`.
+        sandbox: `auto`, `strict`, or `off`, which runs it with your rights; None: as the settings say.
         on_log: called with each line of the agent's log and its level.
         on_progress: called with a fraction (or None) and a message.
 
     Raises:
         AgentNotFoundError: there is no such agent.
         InvalidManifestError: a path's manifest is missing or wrong.
+        InvalidInputError: a permission that cannot be one.
     """
-    runtime = AgentRuntime(Settings({"timeout": timeout, "memory": memory}))
-    options = RunOptions(variables=tuple(env), on_log=on_log, on_progress=on_progress)
+    runtime = AgentRuntime(Settings({"timeout": timeout, "memory": memory, "sandbox": sandbox}))
+    options = RunOptions(
+        variables=tuple(env),
+        changes=Changes(checked_items(allow or {}), checked_items(deny or {})),
+        consent=(lambda sentence: None) if sandbox == "off" else None,
+        on_log=on_log,
+        on_progress=on_progress,
+    )
     return Agent(runtime, runtime.locate(agent), options)
 
 
@@ -87,13 +115,98 @@ class Agent:
             EnvironmentError: its environment is broken.
             ExecutionError: the agent failed; a subclass such as `TimeoutError` where a cap was hit.
         """
-        envelope = self._runtime.run(self._located, method, parameters, self._options)
-        if "error" in envelope:
-            raise error_class(envelope["error_type"])(envelope["error"], suggestion=envelope.get("suggestion"))
-        result = envelope["result"]
-        if isinstance(result, dict) and result.get("encoding") == "base64" and "file" in result:
-            return FileResult(result["file"], result["media_type"], base64.b64decode(result["data"]))
-        return result
+        return _result_of(self._runtime.run(self._located, method, parameters, self._options))
+
+    def stream(self, method: str, /, **parameters: Any) -> RunStream:
+        """Runs a method and iterates over what it yields, as it comes: `for chunk in agent.stream("write", …)`.
+
+        The agent waits for its reader. Closing the iterator, leaving its `with`, or leaving the loop and forgetting it
+        stops the run. A method that returns a value and yields none gives just that.
+
+        Raises:
+            MethodNotFoundError: the agent has no such method. Everything else that `call` raises, the iterator does.
+        """
+        from agenthub.runtime.run_stream import RunStream
+
+        return RunStream(self._streamed(method, parameters))
+
+    def astream(self, method: str, /, **parameters: Any) -> AsyncRunStream:
+        """`stream` for asyncio: `async for chunk in agent.astream("write", …)`; leave it early by `aclose`."""
+        from agenthub.runtime.run_stream import AsyncRunStream
+
+        return AsyncRunStream(self._streamed(method, parameters))
+
+    def _streamed(
+        self, method: str, parameters: dict[str, Any]
+    ) -> Callable[[Callable[[Any], None], Cancellation], None]:
+        find_method(self._located, method)
+
+        def run(on_chunk: Callable[[Any], None], cancellation: Cancellation) -> None:
+            options = self._options._replace(on_chunk=on_chunk, cancellation=cancellation)
+            envelope = self._runtime.run(self._located, method, parameters, options)
+            result = _result_of(envelope)
+            if "chunks" not in envelope:
+                on_chunk(result)
+
+        return run
+
+    def map(
+        self,
+        method: str,
+        rows: Iterable[Mapping[str, Any]],
+        *,
+        jobs: int = 8,
+        ordered: bool = True,
+        retry: int = 0,
+        return_exceptions: bool = False,
+    ) -> Iterator[Any]:
+        """Runs a method over many inputs, several at a time, and returns an iterator of their results.
+
+        It runs ahead of whoever iterates by at most four rows for each job. Closing it stops the rows that run.
+
+        Args:
+            method: the method's name.
+            rows: inputs by parameter name; read in the batch's own threads, one at a time, as results are taken.
+            jobs: rows at a time, at most 64.
+            ordered: results in the order of `rows`; else as they come.
+            retry: how often a row is run again whose agent failed or timed out, after a pause.
+            return_exceptions: a row that fails gives its error as its result; else the error is raised, and ends all.
+
+        Raises:
+            MethodNotFoundError: the agent has no such method.
+            InvalidInputError: `jobs` or `retry` cannot be.
+        """
+        from agenthub.runtime.batch import numbered
+
+        batch = self._batch(method, jobs, ordered, retry)
+        return _results(batch.results(numbered(rows)), return_exceptions)
+
+    async def amap(
+        self,
+        method: str,
+        rows: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
+        *,
+        jobs: int = 8,
+        ordered: bool = True,
+        retry: int = 0,
+        return_exceptions: bool = False,
+    ) -> AsyncGenerator[Any, None]:
+        """`map` for `async for`; `rows` may be an asynchronous iterable, which is read in the event loop.
+
+        Cancelling the task that iterates, or `aclose`, stops the rows that run.
+        """
+        from agenthub.runtime.batch_async import iterate
+
+        batch = self._batch(method, jobs, ordered, retry)
+        async with contextlib.aclosing(iterate(batch, rows)) as finished:
+            async for one in finished:
+                yield _result_or_error(one.envelope, return_exceptions)
+
+    def _batch(self, method: str, jobs: int, ordered: bool, retry: int) -> Batch:
+        from agenthub.runtime.batch import Batch, BatchOptions
+
+        options = BatchOptions(jobs=jobs, ordered=ordered, retry=retry)
+        return Batch(self._runtime, self._located, method, self._options, options)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         methods = self._located.manifest.methods
@@ -115,3 +228,28 @@ class Agent:
 
     def __repr__(self) -> str:
         return f"<agent {self._located.label} {self._located.manifest.version}>"
+
+
+def _result_or_error(envelope: dict[str, Any], return_exceptions: bool) -> Any:
+    try:
+        return _result_of(envelope)
+    except AgentRuntimeError as error:
+        if not return_exceptions:
+            raise
+        return error
+
+
+def _results(finished: Generator[RowResult, None, None], return_exceptions: bool) -> Iterator[Any]:
+    with contextlib.closing(finished):
+        for one in finished:
+            yield _result_or_error(one.envelope, return_exceptions)
+
+
+def _result_of(envelope: dict[str, Any]) -> Any:
+    """Raises what an envelope says went wrong."""
+    if "error" in envelope:
+        raise error_class(envelope["error_type"])(envelope["error"], suggestion=envelope.get("suggestion"))
+    result = envelope["result"]
+    if isinstance(result, dict) and result.get("encoding") == "base64" and "file" in result:
+        return FileResult(result["file"], result["media_type"], base64.b64decode(result["data"]))
+    return result

@@ -50,13 +50,21 @@ SETTINGS: dict[str, Setting] = {
         Setting(
             "sandbox", "sandbox", "auto", "auto: the best that is to be had; strict: a sandbox, or no run; off: none"
         ),
+        Setting("warm", "warm", "off", "auto: keep an agent loaded after its first run; off: agenthub warm alone does"),
+        Setting("warm_idle", "duration", 900.0, "seconds without a run after which a loaded agent ends"),
+        Setting("history", "flag", True, "record every run: agenthub runs"),
+        Setting("history_values", "values", "full", "of inputs and results, full: keep up to 64 kB; digest: keep none"),
+        Setting("history_age", "duration", 30 * 86400.0, "time after which a run is forgotten"),
+        Setting("history_size", "size", 256 * MB, "bytes that the history may take on disk"),
     )
 }
 
 SANDBOX_LEVELS = ("auto", "strict", "off")
+HISTORY_VALUES = ("full", "digest")
+WARM_CHOICES = ("off", "auto")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _SIZE_UNITS = {"": 1, "B": 1, "K": 1024, "KB": 1024, "M": MB, "MB": MB, "G": 1024 * MB, "GB": 1024 * MB, "T": MB * MB}
-_TIME_UNITS = {"": 1.0, "S": 1.0, "MS": 0.001, "M": 60.0, "MIN": 60.0, "H": 3600.0}
+_TIME_UNITS = {"": 1.0, "S": 1.0, "MS": 0.001, "M": 60.0, "MIN": 60.0, "H": 3600.0, "D": 86400.0}
 
 
 def parse_size(value: object) -> int:
@@ -69,7 +77,7 @@ def parse_size(value: object) -> int:
 
 
 def parse_duration(value: object) -> float:
-    """Seconds from `30`, `"1.5"`, `"500ms"`, `"2min"`, `"1h"`.
+    """Seconds from `30`, `"1.5"`, `"500ms"`, `"2min"`, `"1h"`, `"30d"`.
 
     Raises:
         ValueError: not a duration.
@@ -136,10 +144,18 @@ def _parse_level(value: object) -> str:
 
 
 def _parse_sandbox(value: object) -> str:
-    level = str(value).strip().lower()
-    if level not in SANDBOX_LEVELS:
-        raise ValueError(f"{value!r} is not one of {', '.join(SANDBOX_LEVELS)}")
-    return level
+    return _one_of(SANDBOX_LEVELS, value)
+
+
+def _parse_values(value: object) -> str:
+    return _one_of(HISTORY_VALUES, value)
+
+
+def _one_of(choices: tuple[str, ...], value: object) -> str:
+    choice = str(value).strip().lower()
+    if choice not in choices:
+        raise ValueError(f"{value!r} is not one of {', '.join(choices)}")
+    return choice
 
 
 _PARSERS: dict[str, Callable[[object], Any]] = {
@@ -148,6 +164,8 @@ _PARSERS: dict[str, Callable[[object], Any]] = {
     "flag": parse_flag,
     "level": _parse_level,
     "sandbox": _parse_sandbox,
+    "warm": lambda value: _one_of(WARM_CHOICES, value),
+    "values": _parse_values,
     "text": str,
 }
 
@@ -245,6 +263,16 @@ def _check_project(path: str, values: Mapping[str, Any]) -> None:
             f"{path}: a project may set sandbox to strict, and to nothing else",
             suggestion="take it out; agenthub config set sandbox … sets it for you alone",
         )
+    if os.sep in str(values.get("python", "")):
+        raise InvalidInputError(
+            f"{path}: a project may name a version of Python, and no program to start in its place",
+            suggestion="write a version, such as 3.12; or name the program with --python",
+        )
+    if str(values.get("history_values", "digest")).strip().lower() != "digest":
+        raise InvalidInputError(f"{path}: a project may set history_values to digest, and to nothing else")
+    for name in ("history", "history_age", "history_size"):
+        if name in values:
+            raise InvalidInputError(f"{path}: a project may not set {name}: the history is yours")
 
 
 def check_setting_name(name: str, where: str) -> Setting:
@@ -258,6 +286,12 @@ def check_setting_name(name: str, where: str) -> Setting:
         hint = f"did you mean '{close}'?" if close else "see: agenthub config"
         raise InvalidInputError(f"{where}: there is no setting '{name}'", suggestion=hint)
     return SETTINGS[name]
+
+
+def scratch_base() -> str:
+    """Where runs have their scratch directories: one private directory for each user."""
+    shared = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - the owner and mode of what is made there are checked
+    return os.path.join(shared, f"agenthub-{os.getuid()}")
 
 
 class Paths:
@@ -282,9 +316,17 @@ class Paths:
         """May be deleted at any time: environments and checkouts of agents that are run without installing."""
         self.workshop = join(self.cache, "workshop")
         """Where environments are built before they move to their places; uv is faster in a place that it knows."""
+        self.history = join(self.home, "history")
+        """What was run: a journal, a database made of it, and the runs' logs."""
+        self.workers = join(self.home, "workers")
+        """`workers/<owner>/<name>/`: the sockets of agents that are kept loaded."""
         self.logs = join(self.home, "logs")
         self.index = join(self.home, "index.json")
         """A summary of the store for `list`; rebuilt when it is out of date."""
+
+    def current_link(self, owner: str, name: str) -> str:
+        """The link to an agent's current version."""
+        return os.path.join(self.agents, owner, name)
 
 
 # Inside an installed version (and, for `VENV`, inside any agent directory that the runtime prepared).

@@ -149,24 +149,18 @@ def write_agent(directory: Any, code: str, methods: dict[str, Any] | None = None
     return create_test_agent(directory, {"interface": interface, **manifest}, code)
 
 
-def alive(pids: list[int]) -> list[int]:
-    """Those processes that still run; a zombie does not."""
+def marked(mark: Any) -> list[int]:
+    """The living processes of runs that were given `--env AGENT_MARK=mark`, in whatever namespaces they are."""
+    wanted = f"AGENT_MARK={mark}".encode()
     found = []
-    for pid in pids:
+    for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            with open(f"/proc/{pid}/stat") as file:
-                state = file.read().rpartition(")")[2].split()[0]
-        except (FileNotFoundError, ProcessLookupError):
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                if wanted in file.read().split(b"\0"):  # a zombie has none
+                    found.append(int(pid))
+        except OSError:
             continue
-        if state not in "ZX":
-            found.append(pid)
     return found
-
-
-def pids_in(marker: Any) -> list[int]:
-    """The processes that noted themselves in a file."""
-    with open(marker) as file:
-        return [int(line) for line in file.read().split()]
 
 
 def tree(directory: Any) -> dict[str, Any]:

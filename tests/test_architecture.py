@@ -22,6 +22,7 @@ LAYERS = [
         "packages": ["packages"],
         "environments": ["runtime.dependencies", "runtime.environment_", "runtime.interpreters"],
         "processes": ["runtime."],
+        "observability": ["observability"],
     },
     {
         "facades": [
@@ -31,17 +32,25 @@ LAYERS = [
             "runtime.agent_locator",
             "runtime.agent_runtime",
             "runtime.agent_validator",
+            "runtime.batch",
+            "runtime.batch_",
             "runtime.cached_environments",
             "runtime.diagnosis",
             "runtime.explanation",
             "runtime.file_results",
+            "runtime.overview",
             "runtime.permissions",
             "runtime.run_confinement",
+            "runtime.run_facts",
             "runtime.run_plan",
+            "runtime.run_refusals",
             "runtime.secret_store",
             "runtime.secrets",
             "runtime.uninstalled_agents",
             "runtime.variables",
+            "runtime.warm",
+            "runtime.warm_client",
+            "runtime.warm_keeper",
         ]
     },
     {"faces": ["agent", "testing", ""]},
@@ -137,7 +146,7 @@ def test_the_base_is_the_base():
 
 @pytest.mark.parametrize("module", sorted(module for module in MODULES if module.startswith(AGENT_SIDE)))
 def test_the_agents_side_imports_the_standard_library_alone(module):
-    names = {name.partition(".")[0] for name, _ in imported(MODULES[module])} - {"agenthub_agent"}
+    names = {name.partition(".")[0] for name, _ in imported(MODULES[module])} - {"agenthub_agent", "host"}
     assert names <= sys.stdlib_module_names
 
 
@@ -164,6 +173,7 @@ def test_modules_are_small():
 HEAVY = {
     *("asyncio", "dataclasses", "filelock", "importlib.metadata", "inspect", "logging", "packaging", "pathlib"),
     *("psutil", "pydantic", "rich", "shutil", "tempfile", "typer", "urllib", "uv", "virtualenv", "yaml", "tomllib"),
+    *("sqlite3", "agenthub.observability.history", "agenthub.observability.database"),
     *("difflib", "traceback", "agenthub.manifest.reader", "agenthub.manifest.schema", "agenthub.packages.git"),
     *("agenthub.runtime.agent_installer", "agenthub.runtime.environment_builders", "agenthub.runtime.interpreters"),
 }
@@ -186,7 +196,7 @@ def shared(tmp_path_factory):
             place / "module", "def go(text=''):\n    return 1", {"go": method(text="string")}, entrypoint="agent"
         ),
     ]
-    return install_into(place / "home", *agents)
+    return install_into(place / "home", "--compile-bytecode", *agents)  # else the first run would do that
 
 
 @pytest.mark.parametrize(

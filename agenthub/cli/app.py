@@ -30,6 +30,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "install": Command("install", "install agents from a directory, an archive or git"),
     "run": Command("run", "run a method of an agent"),
+    "map": Command("map", "run a method over many inputs: JSON lines or CSV"),
     "info": Command("inspect", "show what an agent is, may do and offers"),
     "list": Command("inspect", "list the installed agents"),
     "uninstall": Command("install", "remove agents"),
@@ -38,6 +39,13 @@ COMMANDS = {
     "grant": Command("grants", "let an agent do more than it may: hosts, files, programs, variables, secrets"),
     "revoke": Command("grants", "take from an agent what it may do"),
     "secret": Command("secret", "keep API keys in the keyring"),
+    "runs": Command("history", "show what was run, and how it went"),
+    "logs": Command("history", "print the log of a run"),
+    "rerun": Command("history", "run the same version with the same inputs again"),
+    "stop": Command("history", "end a run that is going on, or an agent's workers"),
+    "warm": Command("warm", "keep an agent loaded, so that its runs start at once"),
+    "top": Command("top", "watch runs, loaded agents, memory and rates"),
+    "ps": Command("warm", "list the agents that are kept loaded"),
     "doctor": Command("doctor", "check this machine and everything installed"),
     "dir": Command("inspect", "print where an agent, or everything, is on disk"),
     "cache": Command("maintenance", "show or clean the cache"),
@@ -126,7 +134,7 @@ def functions(name: str) -> tuple[Callable[[argparse.ArgumentParser], None], Cal
     import importlib
 
     module = importlib.import_module(f"agenthub.cli.{COMMANDS[name].module}_commands")
-    function = name + "_" if name in ("list", "dir") else name  # not to hide what Python itself calls so
+    function = name + "_" if name in ("list", "dir", "map") else name  # not to hide what Python itself calls so
     return getattr(module, f"configure_{name}"), getattr(module, function)
 
 

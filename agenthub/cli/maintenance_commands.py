@@ -45,7 +45,7 @@ def _shown(kind: str, value: Any) -> str:
     if kind == "size":
         return format_size(value)
     if kind == "duration":
-        return f"{value:g} s"
+        return f"{value / 86400:g} days" if value >= 86400 else f"{value:g} s"
     return str(value).lower() if kind == "flag" else str(value)
 
 

@@ -13,6 +13,7 @@ import sys
 import threading
 from typing import Any
 
+from agenthub.cli.progress import Progress
 from agenthub.errors import InvalidInputError, PermissionDeniedError
 
 TYPE_CHECKING = False
@@ -22,10 +23,9 @@ if TYPE_CHECKING:
     from agenthub.errors import AgentRuntimeError
 
 SCHEMA_VERSION = 1
-PROGRESS_DELAY = 2.0  # seconds before a spinner shows that something takes long
 
 # What could move the cursor, recolour or retitle a terminal; agents' text is not trusted with it.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\U000e0001-\U000e007f]")
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 
 
@@ -39,7 +39,10 @@ class Output:
         self.as_json = "--json" in options
         self.interactive = _is_terminal(sys.stdin) and _is_terminal(sys.stderr) and not os.environ.get("CI")
         self._terminal = {1: _is_terminal(sys.stdout), 2: _is_terminal(sys.stderr)}
-        self._progress_wanted = self._terminal[2] and not self.quiet and "--no-progress" not in options
+        self._progress: Progress | None = None
+        self._within_line = False
+        moves = self._terminal[2] and os.environ.get("TERM") != "dumb"
+        self._progress_wanted = moves and not self.quiet and "--no-progress" not in options
         self._color = _color_choice(list(words))
 
     # results ---------------------------------------------------------------------------------------------------
@@ -51,7 +54,7 @@ class Output:
     def page(self, text: str) -> None:
         """Prints what is agenthub's own, in its styles; what strangers wrote in it is `printable` already."""
         text = text if text.endswith("\n") else text + "\n"
-        with _writing():
+        with _writing(), self._aside(1):
             try:
                 sys.stdout.write(text)
             except UnicodeEncodeError:  # a terminal of another encoding
@@ -64,6 +67,23 @@ class Output:
             sys.stdout.flush()
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
+
+    def stream(self, text: str) -> None:
+        """Prints a piece of a text at once, as it is; `end_stream` ends its last line."""
+        if not text:
+            return
+        text = printable(text) if self._terminal[1] else text
+        ends = text.endswith("\n")
+        if self._terminal[1] and self._progress is not None and ends == self._within_line:
+            self._progress.hide(not ends)  # it would wipe a line that is not complete
+        self._within_line = not ends
+        with _writing(), self._aside(1):
+            _write_through(text)
+
+    def end_stream(self) -> None:
+        """Ends the line that `stream` has begun, if it has."""
+        if self._within_line:
+            self.stream("\n")
 
     def json(self, document: Any) -> None:
         """Prints one JSON document; mappings get the schema's version."""
@@ -117,7 +137,7 @@ class Output:
         return error.exit_code
 
     def _say(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # nobody reads stderr any more: no reason to fail
+        with contextlib.suppress(OSError), self._aside(2):  # nobody reads stderr any more: no reason to fail
             sys.stderr.write(text + "\n")
             sys.stderr.flush()
 
@@ -146,12 +166,19 @@ class Output:
 
     @contextlib.contextmanager
     def progress(self, label: str) -> Iterator[Progress]:
-        """Shows a spinner with the newest message, once it takes longer than two seconds."""
-        progress = Progress(label) if self._progress_wanted else Progress(label, shown=False)
+        """Shows a spinner with the newest message, once it takes longer than two seconds, or a bar."""
+        progress = self._progress = Progress(printable(label), shown=self._progress_wanted)
         try:
             yield progress
         finally:
+            self._progress = None
             progress.stop()
+
+    def _aside(self, stream: int) -> contextlib.AbstractContextManager[None]:
+        """Makes room for what is written above a progress display, where that is on the same screen."""
+        if self._progress is None or not self._terminal[stream]:
+            return contextlib.nullcontext()
+        return self._progress.aside()
 
     # the process -----------------------------------------------------------------------------------------------
 
@@ -181,63 +208,6 @@ class Output:
             discard_stdout()
 
 
-class Progress:
-    """A spinner with a label and the newest message. Thread-safe; silent where not shown."""
-
-    def __init__(self, label: str, shown: bool = True) -> None:
-        self._label = label
-        self._message = ""
-        self._status: Any = None
-        self._lock = threading.Lock()
-        self._timer: threading.Timer | None = None
-        if shown:
-            self._schedule()
-
-    def _schedule(self) -> None:
-        self._timer = threading.Timer(PROGRESS_DELAY, self._start)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def update(self, message: str) -> None:
-        """Replaces the message beside the label."""
-        with self._lock:
-            self._message = printable(message)[:60]
-            if self._status is not None:
-                self._status.update(self._text())
-
-    def _text(self) -> str:
-        from rich.markup import escape
-
-        return escape(f"{self._label}  {self._message}".rstrip())
-
-    def _start(self) -> None:
-        from rich.console import Console
-
-        with self._lock:
-            if self._timer is not None:
-                self._status = Console(stderr=True).status(self._text())
-                self._status.start()
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Hides the spinner while something else is on the screen."""
-        shown = self._timer is not None
-        self.stop()
-        yield
-        if shown:
-            self._schedule()
-
-    def stop(self) -> None:
-        """Takes the spinner away."""
-        if self._timer is not None:
-            self._timer.cancel()
-        with self._lock:
-            self._timer = None
-            if self._status is not None:
-                self._status.stop()
-                self._status = None
-
-
 def printable(text: str) -> str:
     """`text` without what could act on a terminal."""
     return _CONTROL.sub("\ufffd", text)
@@ -263,6 +233,28 @@ def discard_stdout() -> None:
     """Lets what is buffered go nowhere, so that Python does not fail again while it shuts down."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _write_through(text: str) -> None:
+    """Writes without a buffer, whose lock a reader that has stopped would hold for ever."""
+    try:
+        data = memoryview(text.encode(sys.stdout.encoding or "utf-8"))
+    except UnicodeEncodeError:  # a terminal of another encoding
+        data = memoryview(text.encode("utf-8", "replace"))
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):  # standard output is an object of this program's, as in tests
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    sys.stdout.flush()
+    while data:
+        try:
+            data = data[os.write(descriptor, data) :]
+        except BlockingIOError:  # somebody else made it so
+            import select
+
+            select.select([], [descriptor], [])
 
 
 @contextlib.contextmanager

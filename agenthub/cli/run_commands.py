@@ -7,11 +7,13 @@ import contextlib
 import json
 import os
 import signal
+import sys
 import threading
 from typing import Any
 
 from agenthub.cli.call_words import CallWords, add_run_options, parse_inputs, permission_changes, read_env_files, split
-from agenthub.cli.output import printable_values
+from agenthub.cli.live import Live
+from agenthub.cli.output import discard_stdout, printable_values
 from agenthub.config import Settings
 from agenthub.errors import AgentRuntimeError, InvalidInputError, error_class
 from agenthub.runtime.agent_documents import refusal_envelope
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from agenthub.manifest import Method
     from agenthub.runtime.run_plan import RunPlan
 
+UNREAD = 128 + signal.SIGPIPE
+"""Exit code of a run that was stopped since nobody reads its result any more: what the shell says of any program."""
 _USAGE = "agenthub run [OPTION…] AGENT METHOD [INPUT…]"
 _INPUTS = """inputs, four spellings of one JSON object, checked against the manifest:
   --name value          by the method's parameters (after METHOD)
@@ -124,16 +128,8 @@ def _run(
         from agenthub.cli.consent import offer_variables
 
         offer_variables(runtime, agent, variables, output)
-    logged = False
     with output.progress(f"{agent.manifest.name} {method.name}") as progress, _cancelled_by_signals() as cancellation:
-
-        def on_log(line: str, level: str) -> None:
-            nonlocal logged
-            logged = True
-            output.agent_line(line)
-
-        def on_progress(fraction: float | None, message: str) -> None:
-            progress.update(message if fraction is None else f"{fraction:.0%} {message}")
+        live = Live(method, output, progress)
 
         def ask_passphrase(new: bool) -> str:
             from agenthub.cli.secret_commands import passphrase_prompt
@@ -151,15 +147,24 @@ def _run(
             variables=variables,
             changes=permission_changes(options, working_directory()),
             consent=consent,
-            on_log=on_log,
-            on_progress=on_progress,
+            on_log=live.on_log,
+            on_chunk=live.on_chunk,
+            on_progress=live.on_progress,
             cancellation=cancellation,
             ask_passphrase=ask_passphrase,
         )
         if getattr(options, "explain", False):
             return explain(runtime.plan(agent, method.name, inputs, run_options), output)
-        envelope = runtime.run(agent, method.name, inputs, run_options)
-    return _print_envelope(envelope, output, logged)
+        envelope = None
+        with contextlib.suppress(BrokenPipeError):
+            envelope = runtime.run(agent, method.name, inputs, run_options)
+        stopped = cancellation.cancelled
+    if envelope is None or (envelope["exit_code"] and cancellation.reader_gone):
+        discard_stdout()
+        return UNREAD
+    if output.to_terminal or not stopped:  # whoever reads a pipe may have stopped as well
+        output.end_stream()
+    return _print_envelope(envelope, output, live.logged)
 
 
 def explain(plan: RunPlan, output: Output) -> int:
@@ -178,8 +183,13 @@ def explain(plan: RunPlan, output: Output) -> int:
 
 @contextlib.contextmanager
 def _cancelled_by_signals() -> Iterator[Cancellation]:
-    """Ctrl-C, SIGTERM and SIGHUP stop the agent's process tree; then the command ends in its own time."""
+    """Ctrl-C, SIGTERM, SIGHUP and the end of whoever reads the result stop the agent's process tree.
+
+    Then the command ends in its own time.
+    """
     with Cancellation() as cancellation:
+        with contextlib.suppress(OSError, ValueError):  # no standard output, or none of the system's
+            cancellation.watch_reader(sys.stdout.fileno())
         if threading.current_thread() is not threading.main_thread():
             yield cancellation
             return
@@ -201,7 +211,7 @@ def _print_envelope(envelope: dict[str, Any], output: Output, logged: bool) -> i
     if output.as_json:
         output.result(json.dumps(envelope, ensure_ascii=False))
         output.as_json = False
-    elif "error" not in envelope:
+    elif "error" not in envelope and "chunks" not in envelope:  # those were printed as they came
         print_result(envelope["result"], output)
     if "error" in envelope:
         name, message = envelope["agent"]["name"], envelope["error"]

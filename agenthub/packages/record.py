@@ -9,6 +9,10 @@ from agenthub.config import RECORD
 from agenthub.errors import StoreError
 from agenthub.packages.files import SCHEMA_VERSION, read_json, write_json
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
 _WAY_OUT = "install it again, or uninstall it"
 
 
@@ -30,6 +34,7 @@ class InstallRecord(NamedTuple):
         manifest: the compiled manifest.
         warnings: what the user was told when it was installed.
         hints: environment variables that its code reads and its manifest does not declare.
+        environment_digest: `"sha256:…"` of what a run of it runs on, see `environment_digest`; empty in older records.
     """
 
     owner: str
@@ -46,6 +51,7 @@ class InstallRecord(NamedTuple):
     manifest: dict[str, Any]
     warnings: list[str] = []  # noqa: RUF012 - never changed
     hints: list[str] = []  # noqa: RUF012
+    environment_digest: str = ""
 
 
 # What must be there, and what JSON makes of it.
@@ -55,6 +61,17 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "interpreter": (dict, type(None)),
     "dependencies": list,
 }
+
+
+def environment_digest(
+    digest: str, interpreter: Mapping[str, str] | None, dependencies: Sequence[Mapping[str, str]]
+) -> str:
+    """The same for two runs exactly if they ran the same files with the same interpreter and packages."""
+    import hashlib
+    import json
+
+    text = json.dumps([digest, interpreter, dependencies], sort_keys=True)
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
 def now() -> str:

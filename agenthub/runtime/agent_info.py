@@ -7,18 +7,19 @@ import os
 import shlex
 from typing import Any
 
+from agenthub.runtime.agent_locator import LocatedAgent
 from agenthub.runtime.permissions import ANY, effective_permissions, is_silent, phrases, prohibitions
 from agenthub.runtime.run_plan import OFF, stored_changes, tiers_here
 from agenthub.runtime.sandbox.policy import RLIMITS
 from agenthub.runtime.sandbox.tiers import Tiers
 from agenthub.runtime.variables import KNOWN_VARIABLES
+from agenthub.runtime.warm import why_cold
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from agenthub.manifest import AgentManifest, Method, Parameter
-    from agenthub.runtime.agent_locator import LocatedAgent
     from agenthub.runtime.agent_runtime import AgentRuntime
     from agenthub.runtime.permissions import Changes
 
@@ -32,7 +33,8 @@ def describe_agent(runtime: AgentRuntime, agent: LocatedAgent) -> dict[str, Any]
         dict: identity (`name version owner description author license tags`), `methods` (each with `parameters`,
         `returns`, `timeout` in seconds and `example`, a command line), `source`, `commit`, `digest`, `installed_at`,
         `interpreter`, `dependencies`, `size` (bytes of `code` and `environment`), `limits`, `permissions` (see
-        `permission_words`), `isolation` (what holds a run here), `variables` (each with `set`), `path`.
+        `permission_words`), `isolation` (what holds a run here), `cold` (why it cannot be kept loaded, or None),
+        `variables` (each with `set`), `path`.
     """
     from agenthub.runtime.agent_documents import manifest_document
 
@@ -49,9 +51,10 @@ def describe_agent(runtime: AgentRuntime, agent: LocatedAgent) -> dict[str, Any]
         path=agent.directory,
         installed=record is not None,
         methods={name: _method(agent, method, document) for name, method in manifest.methods.items()},
-        limits=_limits(runtime, agent),
+        limits=limits_here(runtime, manifest),
         permissions=permission_words(manifest, (changes,)),
         isolation=isolation_here(runtime),
+        cold=why_cold(runtime.settings.paths, agent) or None,
         variables=_variables(manifest, record.hints if record else (), granted, changes.deny["environment"]),
     )
     if record is not None:
@@ -99,13 +102,13 @@ def _sample_text(parameter: Parameter) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _limits(runtime: AgentRuntime, agent: LocatedAgent) -> dict[str, Any]:
-    method = next(iter(agent.manifest.methods.values()))
+def limits_here(runtime: AgentRuntime, manifest: AgentManifest) -> dict[str, Any]:
+    """The caps of an agent's runs, where a method says nothing else: seconds, bytes, numbers; None for none."""
+    method = next(iter(manifest.methods.values()))
+    agent = LocatedAgent("", "", manifest.name, manifest, None)
     limits = runtime.limits(agent, method._replace(timeout=None))._asdict()
-    return {
-        key: limits[key]
-        for key in ("timeout", "memory", "cpu", "processes", "open_files", "output", "disk", "file_size")
-    }
+    shown = ("timeout", "memory", "cpu", "processes", "open_files", "output", "disk", "file_size")
+    return {key: limits[key] for key in shown}
 
 
 def _variables(

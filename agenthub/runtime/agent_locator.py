@@ -65,20 +65,31 @@ def locate(store: Store, agent: str, directory: str | None = None) -> LocatedAge
         InvalidManifestError: a path's manifest is missing or wrong.
     """
     if is_path(agent):
-        return locate_directory(os.path.join(directory or working_directory(), os.path.expanduser(agent)))
+        return locate_directory(os.path.join(directory or working_directory(), os.path.expanduser(agent)), store)
     owner, name = store.resolve(agent)
-    return locate_directory(store.current_version_dir(owner, name))
+    return locate_directory(store.current_version_dir(owner, name), store)
 
 
-def locate_directory(path: str) -> LocatedAgent:
-    """The agent in a directory, installed or not."""
+def locate_directory(path: str, store: Store | None = None) -> LocatedAgent:
+    """The agent in a directory, installed or not.
+
+    Args:
+        path: the directory.
+        store: whose records are believed. Elsewhere anybody can have written one, and with it the name of an agent that
+            was consented to, and that has grants and secrets.
+    """
     real = os.path.realpath(path)
     if not os.path.isdir(real):
         raise AgentNotFoundError(
             f"there is no agent directory {path}", suggestion="agenthub list shows what is installed"
         )
-    if os.path.exists(os.path.join(real, RECORD)):
+    if store is not None and _is_kept(store, real) and os.path.exists(os.path.join(real, RECORD)):
         record = read_record(real)
         return LocatedAgent(real, record.owner, record.name, AgentManifest.from_compiled(record.manifest), record)
     manifest = read_manifest(real)
     return LocatedAgent(real, "", manifest.name, manifest, None)
+
+
+def _is_kept(store: Store, real: str) -> bool:
+    kept = (store.paths.versions, store.paths.agents)
+    return any(real.startswith(os.path.realpath(place) + os.sep) for place in kept)

@@ -6,29 +6,32 @@ import os
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from agenthub.config import EnvironmentConfig, RuntimeConfig, Settings
-from agenthub.errors import AgentNotFoundError, EnvironmentError, MethodNotFoundError, nearest
+from agenthub.config import EnvironmentConfig, RuntimeConfig, Settings, scratch_base
+from agenthub.errors import AgentNotFoundError, AgentRuntimeError, EnvironmentError, MethodNotFoundError, nearest
+from agenthub.observability.recorder import Recorder
 from agenthub.packages.locks import hold
 from agenthub.packages.store import Store
 from agenthub.runtime.agent_documents import manifest_document, run_envelope
 from agenthub.runtime.agent_locator import LocatedAgent, is_path, locate, locate_directory
-from agenthub.runtime.environment_manager import EnvironmentManager
-from agenthub.runtime.file_results import collect_file, returns_file
+from agenthub.runtime.environment_manager import PENDING_BYTECODE, EnvironmentManager
+from agenthub.runtime.file_results import with_file
 from agenthub.runtime.limits import Limits, merge_limits
-from agenthub.runtime.permissions import effective_permissions
-from agenthub.runtime.process_manager import ProcessManager
-from agenthub.runtime.run_confinement import explain_refusals, held, refusal_lines
-from agenthub.runtime.run_plan import RunOptions, RunPlan, make_policy, plan_run, tiers_here
-from agenthub.runtime.sandbox.confinement import confine
-from agenthub.runtime.sandbox.policy import RLIMITS
-from agenthub.runtime.scratch import scratch_directory
+from agenthub.runtime.permissions import check_paths, effective_permissions
+from agenthub.runtime.run_facts import begin_recording
+from agenthub.runtime.run_plan import RunOptions, RunPlan, make_policy, plan_run, plan_worker, tiers_here
 from agenthub.runtime.variables import WITHHELD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from agenthub.manifest import Method
+    from agenthub.runtime.masking import Masker
+    from agenthub.runtime.process_manager import ProcessManager
+    from agenthub.runtime.sandbox.refusals import Refusal
+
+
+_Outcome = tuple[dict[str, Any], "tuple[Refusal, ...]"]  # of a run, and the hosts that it was refused
 
 
 class AgentRuntime:
@@ -50,13 +53,23 @@ class AgentRuntime:
         self.settings = settings or Settings()
         self.store = Store(self.settings.paths)
         self.runtime_config = RuntimeConfig.from_settings(self.settings)
-        self.process_manager = process_manager or ProcessManager(self.runtime_config)
+        self.recorder = Recorder.from_settings(self.settings)
+        self._process_manager = process_manager
         self.environment_manager = environment_manager or EnvironmentManager(
             EnvironmentConfig.from_settings(self.settings),
             self.runtime_config,
             offline=self.settings["offline"],
             workshop=self.settings.paths.workshop,
         )
+
+    @property
+    def process_manager(self) -> ProcessManager:
+        """Made when it is needed: a run by a worker does without."""
+        if self._process_manager is None:
+            from agenthub.runtime.process_manager import ProcessManager
+
+            self._process_manager = ProcessManager(self.runtime_config)
+        return self._process_manager
 
     # the interface document's four methods -----------------------------------------------------------------
 
@@ -121,7 +134,7 @@ class AgentRuntime:
             InvalidManifestError: a path's manifest is missing or wrong.
         """
         if not is_path(agent) and os.path.isabs(os.path.expanduser(agent)):
-            return locate_directory(os.path.expanduser(agent))
+            return locate_directory(os.path.expanduser(agent), self.store)
         return locate(self.store, agent)
 
     def run(
@@ -131,7 +144,7 @@ class AgentRuntime:
         with self._held(agent) as agent:
             plan = self.plan(agent, method_name, parameters, options)
             plan.require_consent(options.consent)
-            return self._carry_out(plan, options)
+            return self._carry_out(plan, parameters, options)
 
     def plan(
         self, agent: LocatedAgent, method_name: str, parameters: Mapping[str, Any], options: RunOptions
@@ -141,8 +154,28 @@ class AgentRuntime:
         limits = self.limits(agent, method)
         return plan_run(agent, method, parameters, options, store=self.store, settings=self.settings, limits=limits)
 
-    def _carry_out(self, plan: RunPlan, options: RunOptions) -> dict[str, Any]:
-        agent, method, masker = plan.agent, plan.method, plan.masker()
+    def worker_plan(self, agent: LocatedAgent, options: RunOptions) -> tuple[RunPlan, str | None]:
+        """What an agent's worker would be held to, and the interpreter of its environment; raises as `plan` does."""
+        plan = self._plan_worker(agent, options)
+        plan.require_consent(options.consent)
+        python = self._python(agent)
+        self._add_bytecode(agent, python, options)
+        return plan, python
+
+    def _plan_worker(self, agent: LocatedAgent, options: RunOptions) -> RunPlan:
+        limits = self.limits(agent, next(iter(agent.manifest.methods.values()))._replace(timeout=None))
+        return plan_worker(agent, options, store=self.store, settings=self.settings, limits=limits)
+
+    def _carry_out(self, plan: RunPlan, given: Iterable[str], options: RunOptions) -> dict[str, Any]:
+        run_id, masker = os.urandom(6).hex(), plan.masker()
+        with begin_recording(self.recorder, plan, given, run_id, masker) as recording:
+            options = options._replace(
+                on_log=recording.listening(options.on_log), on_chunk=recording.collecting(options.on_chunk)
+            )
+            return recording.finish(self._run_process(plan, run_id, masker, options))
+
+    def _run_process(self, plan: RunPlan, run_id: str, masker: Masker | None, options: RunOptions) -> dict[str, Any]:
+        agent, method = plan.agent, plan.method
         if masker is not None:
             options = options._replace(
                 on_log=masker.lines(options.on_log),
@@ -150,13 +183,64 @@ class AgentRuntime:
                 on_progress=masker.progress(options.on_progress),
             )
         python = self._python(agent)
-        run_id = os.urandom(6).hex()
+        self._add_bytecode(agent, python, options)
+        warm = self._warm(plan, python, options, run_id)
+        outcome, refusals = warm or self._cold(plan, python, options, run_id)
+        if warm is None and self.settings["warm"] == "auto":
+            self._keep_loaded(agent, python)
+        if refusals or "error" in outcome:
+            outcome = self._explained(plan, outcome, refusals, options)
+        if masker is not None:
+            outcome = masker.outcome(outcome)
+        return run_envelope(agent, method, run_id, outcome)
+
+    def _warm(self, plan: RunPlan, python: str | None, options: RunOptions, run_id: str) -> _Outcome | None:
+        """By a worker, where there is one for this agent that was given what this run may have."""
+        if python is None or not os.path.isdir(self.settings.paths.workers):
+            return None
+        from agenthub.runtime.warm_client import run_warm
+
+        current, level = lambda: self._current_order(plan.agent, python), self.runtime_config.log_level
+        return run_warm(self.settings.paths, plan, python, options, run_id, current, level)
+
+    def _lasting_plan(self, agent: LocatedAgent) -> RunPlan | None:
+        """What an agent's worker would be held to now; None where that is not known, or said for this command alone."""
+        if any(self.settings.lookup(name).source == "flag" for name in ("memory", "sandbox", "python")):
+            return None
+        with suppress(AgentRuntimeError):
+            return self._plan_worker(agent, RunOptions())
+        return None
+
+    def _current_order(self, agent: LocatedAgent, python: str) -> dict[str, Any] | None:
+        from agenthub.runtime.warm import order_of
+
+        plan = self._lasting_plan(agent)
+        return None if plan is None else order_of(plan, python)
+
+    def _keep_loaded(self, agent: LocatedAgent, python: str | None) -> None:
+        """Starts a worker for the runs to come, and does not wait for it."""
+        from agenthub.runtime.warm import can_be_warm, start_worker
+
+        if python is None or can_be_warm(agent):
+            return
+        with suppress(AgentRuntimeError, OSError):  # this run has its result
+            plan = self._lasting_plan(agent)
+            if plan is not None:
+                plan.require_consent(None)
+                idle = self.settings["warm_idle"]
+                start_worker(self.settings.paths, plan, python, idle=idle, wait=False)
+
+    def _cold(self, plan: RunPlan, python: str | None, options: RunOptions, run_id: str) -> _Outcome:
+        """In a process of its own that is started for it."""
+        from agenthub.runtime.run_confinement import held
+        from agenthub.runtime.scratch import scratch_directory
+
         with scratch_directory(run_id, self.runtime_config.cleanup_interval) as scratch, held(plan, scratch) as holder:
             outcome = self.process_manager.execute_agent(
-                agent.directory,
-                method.name,
+                plan.agent.directory,
+                plan.method.name,
                 dict(plan.arguments),
-                manifest=agent.manifest,
+                manifest=plan.agent.manifest,
                 python=python,
                 env={**holder.variables, **plan.variables},
                 limits=plan.limits,
@@ -168,20 +252,9 @@ class AgentRuntime:
                 tool_context=options.tool_context,
                 run_id=run_id,
                 confinement=holder.confinement,
-                watch_network=plan.network.kind == "none" and plan.tier != RLIMITS,
+                watch_network=plan.watch_network,
             )
-            if "result" in outcome and returns_file(method):
-                outcome = _with_file(outcome, method, scratch, plan.limits.result)
-            refusals = holder.refusals
-        for line in refusal_lines(refusals):
-            if options.on_log is not None:
-                options.on_log(line, "WARNING")
-        if outcome.get("error_type") == "ExecutionError":
-            outcome = self._explained(agent, outcome)
-        outcome = explain_refusals(plan, outcome, refusals)
-        if masker is not None:
-            outcome = masker.outcome(outcome)
-        return run_envelope(agent, method, run_id, outcome)
+            return with_file(outcome, plan.method, scratch, plan.limits.result), holder.refusals
 
     @contextmanager
     def _held(self, agent: LocatedAgent) -> Iterator[LocatedAgent]:
@@ -191,7 +264,7 @@ class AgentRuntime:
             held = hold(agent.directory)
         if (held is None or not held.held) and agent.record is not None and not os.path.isdir(agent.directory):
             place, held = self.store.hold_current(agent.owner, agent.name)
-            agent = locate_directory(place)
+            agent = locate_directory(place, self.store)
         try:
             yield agent
         finally:
@@ -205,6 +278,11 @@ class AgentRuntime:
             AgentRuntimeError: it cannot be imported, or its environment cannot be made.
         """
         permissions = effective_permissions(agent.manifest, ())
+        protected = (self.settings.paths.home, scratch_base())
+        check_paths(permissions, protected, agent.directory, agent.manifest.name)
+        from agenthub.runtime.sandbox.confinement import confine
+        from agenthub.runtime.scratch import scratch_directory
+
         names = permissions.environment
         tiers = tiers_here(self.settings.paths)
         python = self._python(agent)
@@ -247,22 +325,47 @@ class AgentRuntime:
         except EnvironmentError as error:
             raise self._broken(agent, error.message.partition(" is broken: ")[2] or error.message) from None
 
+    def _add_bytecode(self, agent: LocatedAgent, python: str | None, options: RunOptions) -> None:
+        """At an agent's first run: its later ones could not write any."""
+        if python is None:
+            return
+        venv = os.path.dirname(os.path.dirname(python))
+        if not os.path.exists(os.path.join(venv, PENDING_BYTECODE)):
+            return
+        home = os.path.realpath(self.settings.paths.home)
+        if not os.path.realpath(venv).startswith(home + os.sep):
+            return  # its interpreter is a stranger's program, and compiling is done outside of the sandbox
+        from agenthub.runtime.cached_environments import is_fetched
+
+        say = options.on_progress
+        own = agent.directory if agent.record is not None or is_fetched(self, agent) else None
+        self.environment_manager.add_bytecode(venv, own, say and (lambda line: say(None, line)))
+
     def _broken(self, agent: LocatedAgent, problem: str) -> EnvironmentError:
         return EnvironmentError(
             f"the environment of {agent.label} is broken: {problem}",
             suggestion="agenthub doctor --fix rebuilds it" if agent.record else "remove its folder, and run again",
         )
 
-    def _explained(self, agent: LocatedAgent, outcome: dict[str, Any]) -> dict[str, Any]:
-        """A failure that the environment explains is said to be the environment's."""
+    def _explained(
+        self, plan: RunPlan, outcome: dict[str, Any], refusals: tuple[Refusal, ...], options: RunOptions
+    ) -> dict[str, Any]:
+        """A failure that the environment explains, or what was refused, is said to be that."""
+        from agenthub.runtime.run_refusals import explain_refusals, refusal_lines
+
+        for line in refusal_lines(refusals):
+            if options.on_log is not None:
+                options.on_log(line, "WARNING")
+        if outcome.get("error_type") == "ExecutionError" and (problem := self._environment_problem(plan.agent)):
+            return {**outcome, **self._broken(plan.agent, problem).to_dict()}
+        return explain_refusals(plan, outcome, refusals)
+
+    def _environment_problem(self, agent: LocatedAgent) -> str:
         if agent.record is None or not needs_python(agent) or not os.path.isdir(agent.directory):
-            return outcome
+            return ""
         venv = os.path.join(agent.directory, self.environment_manager.config.venv_location)
         expected = [(package["name"], package["version"]) for package in agent.record.dependencies]
-        problems = self.environment_manager.check(venv, expected)
-        if not problems:
-            return outcome
-        return {**outcome, **self._broken(agent, problems[0]).to_dict()}
+        return next(iter(self.environment_manager.check(venv, expected)), "")
 
 
 def needs_python(agent: LocatedAgent) -> bool:
@@ -287,12 +390,3 @@ def find_method(agent: LocatedAgent, name: str) -> Method:
         f"{agent.manifest.name} has no method '{name}'" + (f". Did you mean '{near}'?" if near else ""),
         suggestion=f"methods: {', '.join(methods)}        see: agenthub info {agent.call_name}",
     )
-
-
-def _with_file(outcome: dict[str, Any], method: Method, scratch: str, limit: int) -> dict[str, Any]:
-    from agenthub.errors import ExecutionError
-
-    try:
-        return {**outcome, "result": collect_file(method, outcome["result"], scratch, limit)}
-    except ExecutionError as error:
-        return {**{key: value for key, value in outcome.items() if key != "result"}, **error.to_dict()}

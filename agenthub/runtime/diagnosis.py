@@ -47,6 +47,7 @@ def examine_machine(
         *_tools(runtime),
         *_store(runtime, fix),
         *_agents(runtime, fix, say),
+        *_history(runtime, fix),
         _disk(runtime),
         *_isolation(runtime),
     ]
@@ -82,7 +83,8 @@ def _tools(runtime: AgentRuntime) -> Iterator[Check]:
 
 
 def _store(runtime: AgentRuntime, fix: bool) -> Iterator[Check]:
-    from agenthub.runtime.scratch import base_directory, sweep
+    from agenthub.config import scratch_base
+    from agenthub.runtime.scratch import sweep
 
     home = runtime.settings.paths.home
     if os.path.lexists(home) and not os.path.isdir(home):
@@ -100,7 +102,7 @@ def _store(runtime: AgentRuntime, fix: bool) -> Iterator[Check]:
         return
     try:
         if fix:
-            swept = runtime.store.sweep(thorough=True) + sweep(base_directory())
+            swept = runtime.store.sweep(thorough=True) + sweep(scratch_base())
             if swept:
                 yield Check("store", "ok", f"removed {len(swept)} leftovers of processes that were killed")
         runtime.store.list_agents()
@@ -120,7 +122,7 @@ def _agents(runtime: AgentRuntime, fix: bool, say: Callable[[str], None]) -> Ite
         label = f"{entry.owner}/{entry.name}"
         say(f"checking {label}")
         try:
-            agent = locate_directory(runtime.store.current_version_dir(entry.owner, entry.name))
+            agent = locate_directory(runtime.store.current_version_dir(entry.owner, entry.name), runtime.store)
             problems = installer.problems(agent, deep=True)
             if problems and fix:
                 say(f"rebuilding {label}")
@@ -140,6 +142,26 @@ def _agents(runtime: AgentRuntime, fix: bool, say: Callable[[str], None]) -> Ite
     yield Check(
         "agents", "ok" if healthy == len(entries) else "warning", f"{len(entries)} installed, {healthy} healthy"
     )
+
+
+def _history(runtime: AgentRuntime, fix: bool) -> Iterator[Check]:
+    """Where it cannot be read, runs go on all the same."""
+    from agenthub.observability.history import History
+    from agenthub.observability.retention import forget
+
+    settings = runtime.settings
+    directory, said = settings.paths.history, list[str]()
+    try:
+        with History(directory, said.append) as history:
+            history.refresh()
+        if fix:
+            forget(directory, settings["history_age"], settings["history_size"])
+    except AgentRuntimeError as error:
+        yield Check("history", "warning", error.message, error.suggestion or "")
+        return
+    yield from (Check("history", "warning", sentence) for sentence in said)
+    if not said and os.path.isdir(directory):
+        yield Check("history", "ok", directory)
 
 
 def _disk(runtime: AgentRuntime) -> Check:

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 from agenthub.config import MB, VENV, RuntimeConfig, format_size
 from agenthub.errors import (
@@ -19,6 +19,7 @@ from agenthub.errors import (
 )
 from agenthub.manifest import load_manifest
 from agenthub.runtime.cancellation import Cancellation
+from agenthub.runtime.delivery import Delivery
 from agenthub.runtime.limits import Limits, merge_limits
 from agenthub.runtime.lines import Log
 from agenthub.runtime.outcome import oddities, result_of
@@ -37,14 +38,6 @@ if TYPE_CHECKING:
 
 _HOST = os.path.join(os.path.dirname(os.path.abspath(__file__)), "agent_side", "host.py")
 _CLEANUP_TIMEOUT = 10.0
-
-
-class _Program(NamedTuple):
-    """A method's program: what to start, where, and how to talk to it."""
-
-    argv: tuple[str, ...]
-    cwd: str
-    exchange: ScriptExchange | RpcExchange
 
 
 class ProcessManager:
@@ -94,7 +87,8 @@ class ProcessManager:
             limits: caps; by default the configuration's with the manifest's, and the method's timeout, in their place.
             scratch: an empty directory as HOME and TMPDIR; by default one is made, and removed afterwards.
             on_log: called with each log line and its level (`DEBUG INFO WARNING ERROR`).
-            on_chunk: called with each value that a generator yields, as it comes.
+            on_chunk: called with each value that a generator yields, as it comes; the result is None then, and `chunks`
+                their number.
             on_progress: called with a fraction of 1 (or None) and a message.
             cancellation: stops the run.
             tool_context: what a script is told of tools.
@@ -111,6 +105,9 @@ class ProcessManager:
             at once, threads included), `disk` (bytes in the scratch directory), `isolation` (what held it:
             `bubblewrap`, `landlock` or `rlimits`).
 
+        The three listeners are called from a thread of the run's own, one at a time and in order. The agent waits for
+        whoever is slow; its deadline and its limits do not. What a listener raises stops the run and is raised here.
+
         Raises:
             AgentNotFoundError: there is no such directory (a ValueError).
             InvalidManifestError: the manifest is missing or wrong, or names a file that is missing (a ValueError).
@@ -124,42 +121,36 @@ class ProcessManager:
             raise InvalidInputError(f"parameters must be a mapping, not {type(parameters).__name__}")
         if limits is None:
             limits = self._limits(manifest, declared)
-        python, venv = _interpreter(directory, python)
-        log = Log(self._filtered(on_log))
+        python, venv = interpreter_of(directory, python)
+        delivery = Delivery()
+        log = Log(delivery.through(self._filtered(on_log)))
+        on_chunk, on_progress = delivery.through(on_chunk), delivery.through(on_progress)
         kept = scratch is not None
 
-        def prepare(scratch: str) -> _Program:
-            if manifest.entrypoint.kind == "python":
-                params: dict[str, Any] = {"method": method, "parameters": parameters}
-                if tool_context is not None:
-                    params["tool_context"] = dict(tool_context)
-                if watch_network:
-                    params["watch_network"] = True
-                rpc = RpcExchange("run", params, log, limits.result, on_chunk, on_progress)
-                return _Program((python, _HOST, directory, manifest.entrypoint.target), scratch, rpc)
-            script = ScriptExchange(method, parameters, log, limits.result, tool_context)
-            argument = () if script.argument is None else (script.argument,)
-            return _Program((*_script(directory, manifest, python), *argument), directory, script)
-
         def run(scratch: str) -> dict[str, Any]:
-            program = prepare(scratch)
-            size = len(program.exchange.request)
+            exchange, argument = exchange_of(
+                manifest, method, parameters, log, limits, on_chunk, on_progress, tool_context, watch_network
+            )
+            size = len(exchange.request)
             if size > limits.result:
                 raise InvalidInputError(
                     f"the input of {manifest.name} has {format_size(size)}, more than {format_size(limits.result)}",
                     suggestion="pass a file's path instead, or raise the setting 'result' (AGENTHUB_RESULT=…)",
                 )
+            argv, cwd = _program(directory, manifest, python), directory
+            if manifest.entrypoint.kind == "python":
+                cwd = scratch
             launch = Launch(
-                argv=program.argv,
+                argv=argv if argument is None else (*argv, argument),
                 env=run_environment(os.environ, scratch, venv, env),
-                cwd=program.cwd,
+                cwd=cwd,
                 run_id=run_id or os.urandom(8).hex(),
                 needs=(_HOST,),
                 scratch=scratch,
                 record=f"{scratch}.run" if kept else "",
             )
-            completion = self._supervise(launch, program.exchange, limits, log, cancellation, confinement)
-            return _envelope(manifest.name, directory, completion, program.exchange, limits)
+            completion = self._supervise(launch, exchange, limits, log, cancellation, confinement, delivery)
+            return outcome_of(manifest.name, directory, completion, exchange, limits)
 
         return _with_scratch(scratch, run)
 
@@ -186,7 +177,7 @@ class ProcessManager:
         """
         directory, manifest = _open_agent(agent_path, manifest)
         caps = limits or merge_limits(Limits.from_config(self.config), manifest.limits)
-        python, venv = _interpreter(directory, python)
+        python, venv = interpreter_of(directory, python)
         log = Log()
         kept = scratch is not None
 
@@ -230,13 +221,16 @@ class ProcessManager:
         log: Log,
         cancellation: Cancellation | None,
         confinement: Confinement | None,
+        delivery: Delivery | None = None,
     ) -> Completion:
         with Cancellation() as own:
             with self._changed:
                 self._running[own] = threading.get_ident()
             try:
                 wanted = (own,) if cancellation is None else (own, cancellation)
-                return supervise(launch, exchange, limits, log, cancellations=wanted, confinement=confinement)
+                return supervise(
+                    launch, exchange, limits, log, cancellations=wanted, confinement=confinement, delivery=delivery
+                )
             finally:
                 with self._changed:
                     del self._running[own]
@@ -274,7 +268,7 @@ def _find_method(manifest: AgentManifest, name: str) -> Method:
     return method
 
 
-def _interpreter(directory: str, python: str | None) -> tuple[str, str | None]:
+def interpreter_of(directory: str, python: str | None) -> tuple[str, str | None]:
     """The interpreter, and the virtual environment that it belongs to, if any."""
     own = os.path.join(directory, VENV)
     if python is None:
@@ -283,8 +277,10 @@ def _interpreter(directory: str, python: str | None) -> tuple[str, str | None]:
     return python, root if os.path.exists(os.path.join(root, "pyvenv.cfg")) else None
 
 
-def _script(directory: str, manifest: AgentManifest, python: str) -> tuple[str, ...]:
+def _program(directory: str, manifest: AgentManifest, python: str) -> tuple[str, ...]:
     entry = manifest.entrypoint
+    if entry.kind == "python":
+        return (python, _HOST, directory, entry.target)
     if entry.kind == "command":
         program = python if entry.argv[0] in ("python", "python3") else entry.argv[0]
         return (program, *entry.argv[1:])
@@ -296,6 +292,33 @@ def _script(directory: str, manifest: AgentManifest, python: str) -> tuple[str, 
     return (python, entry.target)
 
 
+def exchange_of(
+    manifest: AgentManifest,
+    method: str,
+    parameters: dict[str, Any],
+    log: Log,
+    limits: Limits,
+    on_chunk: Callable[[Any], None] | None,
+    on_progress: Callable[[float | None, str], None] | None,
+    tool_context: Mapping[str, Any] | None,
+    watch_network: bool,
+) -> tuple[ScriptExchange | RpcExchange, str | None]:
+    """A call as an exchange by the agent's contract, and the argument that its program gets besides, if any.
+
+    Raises:
+        InvalidInputError: the parameters are not JSON.
+    """
+    if manifest.entrypoint.kind != "python":
+        script = ScriptExchange(method, parameters, log, limits.result, tool_context)
+        return script, script.argument
+    params: dict[str, Any] = {"method": method, "parameters": parameters}
+    if tool_context is not None:
+        params["tool_context"] = dict(tool_context)
+    if watch_network:
+        params["watch_network"] = True
+    return RpcExchange("run", params, log, limits.result, on_chunk, on_progress), None
+
+
 def _with_scratch(scratch: str | None, run: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
     if scratch is not None:
         return run(scratch)
@@ -303,9 +326,10 @@ def _with_scratch(scratch: str | None, run: Callable[[str], dict[str, Any]]) -> 
         return run(made)
 
 
-def _envelope(
+def outcome_of(
     agent: str, directory: str, completion: Completion, exchange: ScriptExchange | RpcExchange, limits: Limits
 ) -> dict[str, Any]:
+    """What `execute_agent` returns of a run that has ended."""
     envelope: dict[str, Any]
     try:
         envelope = {"result": result_of(agent, completion, exchange, limits)}
@@ -319,6 +343,8 @@ def _envelope(
         if not os.path.isdir(directory):
             envelope["suggestion"] = f"its directory {directory} was removed during the run; install it again"
         warnings = list(exchange.warnings)
+    if exchange.chunks is not None:
+        envelope["chunks"] = exchange.chunks
     envelope["execution_time"] = completion.wall
     envelope["memory_usage"] = f"{completion.peak_memory / MB:.0f}MB"
     envelope["usage"] = {

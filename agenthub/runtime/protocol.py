@@ -58,7 +58,9 @@ class Exchange(Protocol):
     Attributes:
         request: what to write to stdin first.
         interactive: stdin stays open after the request, until the answer.
-        farewell: what to write to stdin when the run is stopped early.
+        cooperative: the agent heeds the farewell, and is given a moment for it before it is sent a signal.
+        handed: bytes of chunks that a listener was given, of which nothing is kept.
+        chunks: how many these were; None where the agent does not stream, or nobody listens.
         reply: the answer, once there is one; an interactive agent has nothing more to do then.
         complaint: why the output so far is no answer, where there is something to say.
         warnings: oddities that do not spoil the answer.
@@ -66,7 +68,9 @@ class Exchange(Protocol):
 
     request: bytes
     interactive: bool
-    farewell: bytes
+    cooperative: bool
+    handed: int
+    chunks: int | None
     reply: Reply | None
     complaint: AgentRuntimeError | None
     warnings: list[str]
@@ -77,6 +81,9 @@ class Exchange(Protocol):
         Raises:
             AgentRuntimeError: the agent broke the contract; there is no point in going on.
         """
+
+    def farewell(self) -> bytes:
+        """What to write to stdin when the run is stopped early; from here on answers and chunks count no more."""
 
     def finish(self) -> None:
         """Says that the agent will write no more."""
@@ -97,7 +104,9 @@ class ScriptExchange:
     """
 
     interactive = False
-    farewell = b""
+    cooperative = False
+    handed = 0
+    chunks: int | None = None
 
     def __init__(
         self,
@@ -131,6 +140,9 @@ class ScriptExchange:
             self._within_line = True
         elif self._lines.pending > self._limit:
             raise OutputLimitError(f"the result is larger than the {format_size(self._limit)} that are accepted")
+        return b""
+
+    def farewell(self) -> bytes:
         return b""
 
     def finish(self) -> None:
@@ -176,7 +188,7 @@ class RpcExchange:
         params: its parameters, as JSON values.
         log: takes what the agent logs.
         limit: bytes that one message, or all chunks together, may have.
-        on_chunk: called with each value that a generator yields.
+        on_chunk: called with each value that a generator yields; they are not collected then, and the result is None.
         on_progress: called with a fraction of 1 (or None) and a message.
 
     Raises:
@@ -184,7 +196,6 @@ class RpcExchange:
     """
 
     interactive = True
-    farewell = b'{"jsonrpc":"2.0","method":"cancel"}\n'
 
     def __init__(
         self,
@@ -205,6 +216,10 @@ class RpcExchange:
         self._limit = limit
         self._on_chunk = on_chunk
         self._on_progress = on_progress
+        self.cooperative = False
+        self.handed = 0
+        self.chunks: int | None = None
+        self._dismissed = False
         self._lines = LineSplitter()
         self._chunks: list[Any] = []
         self._chunk_bytes = 0
@@ -215,6 +230,10 @@ class RpcExchange:
         if self._lines.pending > self._limit:
             raise self._too_large()
         return answers
+
+    def farewell(self) -> bytes:
+        self._dismissed = self.reply is None
+        return b'{"jsonrpc":"2.0","method":"cancel"}\n'
 
     def finish(self) -> None:
         rest = self._lines.finish()
@@ -229,7 +248,8 @@ class RpcExchange:
             raise self._too_large()
         message = _parse_message(line)
         if "method" not in message:
-            self._respond(message)
+            if not self._dismissed:
+                self._respond(message)
         elif "id" in message:
             return _refuse(message)
         else:
@@ -250,8 +270,9 @@ class RpcExchange:
             self.reply = Reply(failure=self._failure(error))
         elif isinstance(result, dict) and "value" in result:
             self.reply = Reply(result["value"])
-        elif isinstance(result, dict) and result.get("chunks") == len(self._chunks):
-            self.reply = Reply(self._chunks)
+        elif isinstance(result, dict) and result.get("chunks") == (self.chunks or len(self._chunks)):
+            self.reply = Reply(self._chunks if self._on_chunk is None else None)
+            self.chunks = None if self._on_chunk is None else self.chunks or 0
         else:
             raise ExecutionError("gave an answer that is not the protocol: neither `value`, `chunks` nor `error`")
 
@@ -274,8 +295,15 @@ class RpcExchange:
             if self._on_progress is not None:
                 known = isinstance(fraction, (int, float)) and not isinstance(fraction, bool)
                 self._on_progress(fraction if known else None, _text(params.get("message")))
-        elif method == "chunk" and self.reply is None:
-            self._collect(params.get("value"), line)
+        elif method == "cancellable":
+            self.cooperative = True
+        elif method == "chunk" and self.reply is None and not self._dismissed:
+            if self._on_chunk is None:
+                self._collect(params.get("value"), line)
+            else:
+                self.handed += len(line)
+                self.chunks = (self.chunks or 0) + 1
+                self._on_chunk(params.get("value"))
 
     def _collect(self, value: Any, line: bytes) -> None:
         self._chunk_bytes += len(line)
@@ -283,8 +311,6 @@ class RpcExchange:
         if self._chunk_bytes > self._limit or self._chunk_containers > MAX_CONTAINERS:
             raise self._too_large()
         self._chunks.append(value)
-        if self._on_chunk is not None:
-            self._on_chunk(value)
 
 
 def _parse_message(line: bytes) -> dict[str, Any]:

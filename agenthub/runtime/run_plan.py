@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 from typing import Any, NamedTuple
 
-from agenthub.errors import PermissionDeniedError
+from agenthub.config import SANDBOX_LEVELS, scratch_base
+from agenthub.errors import InvalidInputError, PermissionDeniedError
 from agenthub.manifest.inputs import check_inputs
 from agenthub.runtime.agent_locator import working_directory
 from agenthub.runtime.permissions import ANY, KINDS, Changes, check_paths, effective_permissions, input_paths
 from agenthub.runtime.sandbox.policy import BUBBLEWRAP, LANDLOCK, RLIMITS, Network, SandboxPolicy
 from agenthub.runtime.sandbox.tiers import Tiers, available_tiers
-from agenthub.runtime.scratch import base_directory
 from agenthub.runtime.variables import run_variables
 
 TYPE_CHECKING = False
@@ -104,6 +104,11 @@ class RunPlan(NamedTuple):
         """What it may reach."""
         return network_of(self.permissions)
 
+    @property
+    def watch_network(self) -> bool:
+        """Whether the agent is to say which hosts it tried to reach: where no proxy hears of it."""
+        return self.network.kind == "none" and self.tier != RLIMITS
+
     def masker(self) -> Masker | None:
         """What hides its secrets; None where it has none."""
         if not self.agent.manifest.environment:
@@ -147,19 +152,45 @@ def plan_run(
     """Decides everything about a run that can be decided before it starts.
 
     Raises:
-        InvalidInputError: the parameters do not fit, or a variable that it needs is not set.
+        InvalidInputError: the parameters do not fit, a variable that it needs is not set, or a level is none.
         PermissionDeniedError: a path or a secret that it cannot be given, or a sandbox that is not to be had here.
         StoreError: grants or secrets cannot be read.
     """
-    manifest = agent.manifest
     arguments = check_inputs(method, parameters, options.directory or working_directory())
+    given = {name: arguments[name] for name in parameters}
+    return _decide(agent, method, arguments, input_paths(method, given), options, store, settings, limits)
+
+
+def plan_worker(
+    agent: LocatedAgent, options: RunOptions, *, store: Store, settings: Settings, limits: Limits
+) -> RunPlan:
+    """The same for a process that is to serve runs of any method, with inputs that are not known yet.
+
+    Raises:
+        InvalidInputError, PermissionDeniedError, StoreError: as `plan_run`.
+    """
+    method = next(iter(agent.manifest.methods.values()))
+    return _decide(agent, method, {}, ([], []), options, store, settings, limits)
+
+
+def _decide(
+    agent: LocatedAgent,
+    method: Method,
+    arguments: Mapping[str, Any],
+    paths: tuple[Sequence[str], Sequence[str]],
+    options: RunOptions,
+    store: Store,
+    settings: Settings,
+    limits: Limits,
+) -> RunPlan:
+    manifest = agent.manifest
     grants = store.read_grants(agent.owner, agent.name) if agent.owner else {}
-    read, write = input_paths(method, {name: arguments[name] for name in parameters})
+    read, write = paths
     permissions = effective_permissions(manifest, (stored_changes(grants), options.changes), (read, write))
-    check_paths(permissions, (settings.paths.home, base_directory()), agent.directory, manifest.name)
+    check_paths(permissions, (settings.paths.home, scratch_base()), agent.directory, manifest.name)
     secrets = _secrets(agent, grants.get("secrets", ()), options, settings.paths)
     variables = run_variables(manifest, options.variables, permissions.environment, {**os.environ, **secrets})
-    level = options.sandbox or settings["sandbox"]
+    level = _checked_level(options.sandbox or settings["sandbox"])
     tiers = Tiers(RLIMITS) if level == OFF else tiers_here(settings.paths)
     weakness = _weakness(manifest, level, tiers, grants.get("sandbox", ()))
     return RunPlan(
@@ -206,6 +237,12 @@ def make_policy(agent: LocatedAgent, permissions: Permissions, scratch: str, lev
         network=network_of(permissions),
         programs=None if ANY in permissions.run else permissions.run,
     )
+
+
+def _checked_level(level: str) -> str:
+    if level not in SANDBOX_LEVELS:
+        raise InvalidInputError(f"sandbox: {level!r} is not one of {', '.join(SANDBOX_LEVELS)}")
+    return level
 
 
 def _weakness(manifest: AgentManifest, level: str, tiers: Tiers, accepted: Iterable[str]) -> str:

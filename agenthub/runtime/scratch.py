@@ -12,21 +12,17 @@ import os
 import stat
 import time
 
-from agenthub.config import out_of_the_way
+from agenthub.config import out_of_the_way, scratch_base
 from agenthub.errors import EnvironmentError
+from agenthub.runtime.cancellation import STOP_PIPE, is_listening
 from agenthub.runtime.remains import end_remains
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RECORD = ".run"  # beside the directory: see `remains`
-
-
-def base_directory() -> str:
-    """Where scratch directories are made: one private directory for each user."""
-    shared = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - the owner and mode of what is made there are checked
-    return os.path.join(shared, f"agenthub-{os.getuid()}")
 
 
 @contextlib.contextmanager
@@ -36,7 +32,7 @@ def scratch_directory(run_id: str, cleanup_interval: float = 60.0) -> Iterator[s
     Raises:
         EnvironmentError: it cannot be made.
     """
-    base = base_directory()
+    base = scratch_base()
     path = os.path.join(base, run_id)
     try:
         _make_private(base)
@@ -82,9 +78,15 @@ def _sweep_sometimes(base: str, interval: float) -> None:
 
 def sweep(base: str) -> list[str]:
     """Ends what is left of runs whose supervisor is dead, and removes their directories; returns the paths of these."""
+    swept = []
     with contextlib.suppress(FileNotFoundError), os.scandir(base) as entries:
-        return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False) and _sweep_one(entry.path)]
-    return []
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                swept += [entry.path] if _sweep_one(entry.path) else []
+            elif entry.name.endswith(STOP_PIPE) and not is_listening(entry.path):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(entry.path)
+    return swept
 
 
 def _sweep_one(path: str) -> bool:
@@ -96,6 +98,8 @@ def _sweep_one(path: str) -> bool:
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         end_remains(path + _RECORD)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path + STOP_PIPE)
         remove_tree(path)
     except OSError:
         return False
@@ -115,12 +119,44 @@ def remove_tree(path: str) -> None:
 
 
 def _remove_full_tree(path: str) -> None:
-    import shutil
+    """Neither the stack nor a path's longest length bounds the depth: what lies deeper is moved up first."""
+    with contextlib.suppress(OSError):
+        os.chmod(path, 0o700)
+        top = os.open(path, _DIRECTORY)
+        try:
+            _remove_content(top)
+        finally:
+            os.close(top)
+        os.rmdir(path)
 
-    for directory, names, _ in os.walk(path):
-        for name in names:
-            inner = os.path.join(directory, name)
-            if not os.path.islink(inner):
-                with contextlib.suppress(OSError):
-                    os.chmod(inner, 0o700)
-    shutil.rmtree(path, ignore_errors=True)
+
+def _remove_content(top: int) -> None:
+    prefix = os.urandom(8).hex()  # which nothing in it can have
+    pending = _remove_files(top)
+    moved = 0
+    while pending:
+        name = pending.pop()
+        with contextlib.suppress(OSError):
+            inner = os.open(name, _DIRECTORY, dir_fd=top)
+            try:
+                for deeper in _remove_files(inner):
+                    moved += 1
+                    os.rename(deeper, f"{prefix}{moved}", src_dir_fd=inner, dst_dir_fd=top)
+                    pending.append(f"{prefix}{moved}")
+            finally:
+                os.close(inner)
+            os.rmdir(name, dir_fd=top)
+
+
+def _remove_files(directory: int) -> list[str]:
+    """Leaves only the directories in one, which can then be opened; returns their names."""
+    directories = []
+    with os.scandir(directory) as entries:
+        for entry in list(entries):
+            with contextlib.suppress(OSError):
+                if entry.is_dir(follow_symlinks=False):
+                    directories.append(entry.name)
+                    os.chmod(entry.name, 0o700, dir_fd=directory)
+                else:
+                    os.unlink(entry.name, dir_fd=directory)
+    return directories

@@ -9,8 +9,10 @@ import time
 from typing import NamedTuple
 
 from agenthub.errors import AgentRuntimeError
+from agenthub.runtime.cancellation import STOP_PIPE, StopPipe
 from agenthub.runtime.cgroups import make_cgroup
 from agenthub.runtime.confined import Confinement, Unconfined
+from agenthub.runtime.delivery import Delivery
 from agenthub.runtime.disk_use import DiskUse
 from agenthub.runtime.kill import kill_tree
 from agenthub.runtime.launch import OPEN_GATE, Launch, apply_rlimits, check_program, open_doors, start_gated
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Completion", "Launch", "supervise"]
 
 _RELAYED = 128  # plus the signal's number: how a relaying first process ends
-TERM_GRACE = 0.5  # seconds between SIGTERM and SIGKILL at most: whoever ignores the first wins no time
+TERM_GRACE = 0.5  # seconds between being asked to end and SIGKILL at most: whoever ignores the first wins no time
 
 
 class Completion(NamedTuple):
@@ -79,6 +81,7 @@ def supervise(
     *,
     cancellations: Sequence[Cancellation] = (),
     confinement: Confinement | None = None,
+    delivery: Delivery | None = None,
     cgroup_factory: Callable[[int | None, int | None], Cgroup | None] = make_cgroup,
     tree_factory: Callable[[int, str, int | None], ProcessTree] = open_tree,
 ) -> Completion:
@@ -89,8 +92,11 @@ def supervise(
         exchange: what to ask it; holds the answer afterwards.
         limits: its caps.
         log: takes its log.
-        cancellations: any of these stops the run.
+        cancellations: any of these stops the run; so does `cancellation.request_stop`, where its scratch directory is
+            kept beside a record.
         confinement: what holds it; None: rlimits alone. It is used up.
+        delivery: calls the listeners of `exchange` and `log`. All is delivered when this returns, unless the run was
+            cancelled and a listener does not come to an end. What a listener raises stops the run, and is raised here.
         cgroup_factory: makes the run's cgroup from a memory and a task cap; may return None.
         tree_factory: opens its process tree.
 
@@ -98,14 +104,20 @@ def supervise(
         EnvironmentError: it cannot be started.
         PermissionDeniedError: it cannot be held.
     """
-    with Subreaper():
-        run = _Run(launch, exchange, limits, log, cancellations, confinement or Unconfined())
+    with Subreaper(), StopPipe(launch.scratch + STOP_PIPE if launch.record else "") as stop:
+        wake: Sequence[Cancellation | StopPipe] = (*cancellations, stop) if stop else cancellations
+        delivery = delivery or Delivery()
+        run = _Run(launch, exchange, limits, log, wake, confinement or Unconfined(), delivery)
         try:
             run.start(cgroup_factory, tree_factory)
             run.loop()
-            return run.conclude()
+            completion = run.conclude()
+            waking = [cancellation.fileno() for cancellation in wake]
+            delivery.finish(waking, TERM_GRACE, hurried=completion.reason == "cancelled")
+            return completion
         finally:
             run.destroy()
+            delivery.close()
 
 
 class _Run:
@@ -115,10 +127,12 @@ class _Run:
         exchange: Exchange,
         limits: Limits,
         log: Log,
-        cancellations: Sequence[Cancellation],
+        cancellations: Sequence[Cancellation | StopPipe],
         confinement: Confinement,
+        delivery: Delivery,
     ) -> None:
         self._launch = launch
+        self._delivery = delivery
         self._exchange = exchange
         self._confinement = confinement
         self._limits = limits
@@ -126,6 +140,7 @@ class _Run:
         self._cancellations = cancellations
         self._reason = "exited"
         self._error: AgentRuntimeError | None = None
+        self._terminate_at: float | None = None
         self._kill_at: float | None = None
         self._tree: ProcessTree | None = None
         self._cgroup: Cgroup | None = None
@@ -167,7 +182,7 @@ class _Run:
         if hasattr(os, "pidfd_open"):
             self._pidfd = os.pidfd_open(pid)
             wake.append(self._pidfd)
-        self._pipes = Pipes(self._process, self._exchange, self._log, wake)
+        self._pipes = Pipes(self._process, self._exchange, self._log, wake, self._delivery)
         self._pipes.send(OPEN_GATE + self._exchange.request)
 
     def loop(self) -> None:
@@ -180,6 +195,7 @@ class _Run:
                 self._error = error
                 self._stop("protocol")
             self._check()
+            self._terminate_when_due()
             if self._kill_at is not None and time.monotonic() >= self._kill_at:
                 return
 
@@ -191,6 +207,8 @@ class _Run:
 
     def _patience(self) -> float:
         due = [self._watch.due]
+        if self._terminate_at is not None:
+            due.append(self._terminate_at)
         if self._kill_at is not None:
             due.append(self._kill_at)
         elif self._limits.timeout is not None:
@@ -203,9 +221,9 @@ class _Run:
         if self._pipes.received != self._noted:  # whoever speaks is often about to end
             self._noted = self._pipes.received
             self._watch.note_peak()
-        if any(cancellation.cancelled for cancellation in self._cancellations):
+        if self._is_unwanted():
             self._stop("cancelled")
-        if self._pipes.received > self._limits.output:
+        if self._pipes.charged > self._limits.output:
             self._stop("output")
         if self._limits.timeout is not None and now - self._started >= self._limits.timeout:
             self._stop("timeout")
@@ -215,6 +233,11 @@ class _Run:
                 self._stop(reason)
         if self._exchange.interactive and self._exchange.reply is not None:
             self._let_go(now)
+
+    def _is_unwanted(self) -> bool:
+        """Whether somebody asked for its end, or nobody listens any more."""
+        unheard = self._delivery.failure is not None
+        return unheard or any(cancellation.cancelled for cancellation in self._cancellations)
 
     def _let_go(self, now: float) -> None:
         """It has answered: it may end by itself, for a while."""
@@ -228,12 +251,19 @@ class _Run:
         if self._reason != "exited":
             return
         self._reason = reason
-        patience = 0.0
+        now, patience = time.monotonic(), 0.0
         if reason in ("timeout", "cancelled") and self._pipes is not None:
             patience = min(self._limits.grace, TERM_GRACE)
-            self._pipes.send(self._exchange.farewell)
+            self._pipes.send(self._exchange.farewell())
+            heard = self._cancellations if reason == "cancelled" else ()
+            self._pipes.hurry([cancellation.fileno() for cancellation in heard])
+            self._terminate_at = now + patience / 2 if self._exchange.cooperative else now
+        self._kill_at = now + patience
+
+    def _terminate_when_due(self) -> None:
+        if self._terminate_at is not None and time.monotonic() >= self._terminate_at:
+            self._terminate_at = None
             self._confinement.terminate(self._pid)  # not reaped, so that the number is still its own
-        self._kill_at = time.monotonic() + patience
 
     def conclude(self) -> Completion:
         """Kills what is left, takes the rest of the output, and tells how it went."""
@@ -253,7 +283,7 @@ class _Run:
         except AgentRuntimeError as error:
             if self._reason == "exited":
                 self._reason, self._error = "protocol", error
-        if self._reason == "exited" and self._pipes.received > self._limits.output:
+        if self._reason == "exited" and self._pipes.charged > self._limits.output:
             self._reason = "output"
         return Completion(
             reason=self._reason,

@@ -42,7 +42,7 @@ def prepare(
     """
     spec = parse_spec(text)
     if spec.kind == "directory":
-        agent = locate_directory(spec.location)
+        agent = locate_directory(spec.location, runtime.store)
         content = directory_content(agent)
     else:
         agent, content = _from_cache(runtime, spec, on_progress)

@@ -53,6 +53,7 @@ class Watch:
         self._helpers = helpers
         self._suspicious = False
         self._doubts = 0
+        self._cpu_before = 0.0
         self._measured = 0.0  # when
         self._measuring = 0.0  # how long it took
         self.reaped = Reaped()
@@ -70,6 +71,9 @@ class Watch:
         for member in members:
             if member.zombie and member.pid != self._root:
                 reap_orphan(member, self.reaped)
+        # Whoever reaps orphans has used what they used, helpers too.
+        used = self.reaped.cpu + sum(member.cpu for member in members)
+        self.cpu = max(self.cpu, used - self._cpu_before)
         helpers = self._helpers()
         members = [member for member in members if member.pid not in helpers]
         inside = self._cgroup is not None and self._cgroup.members()
@@ -81,6 +85,10 @@ class Watch:
             pause = max(pause, _CONFIRM_SHARE * self._measuring)
         self.due = time.monotonic() + pause
         return reason
+
+    def forget_cpu(self) -> None:
+        """Counts CPU time from now on: what is there already used its own before the run."""
+        self._cpu_before = sum(member.cpu for member in self._tree.scan())
 
     def note_peak(self) -> None:
         """Notes the first process's own peak, which the kernel keeps exactly, while it is there to be asked."""
@@ -97,7 +105,6 @@ class Watch:
         limits = self._limits
         if self._memory_exceeded(members) or self.oom_killed():
             return "memory"
-        self.cpu = max(self.cpu, sum(member.cpu for member in members))
         if limits.cpu is not None and self.cpu > limits.cpu:
             return "cpu"
         tasks = sum(member.tasks for member in members if not member.zombie)

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from typing import TYPE_CHECKING
 
+from tests.benchmarks.isolation import isolation_rows
 from tests.benchmarks.measure import Row, command, compare, peak_rss, table
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def main() -> int:
             *running(env),
             *installing(work, env, trivial),
             *scaling(work, env),
+            *isolation_rows(),
         ]
     print(table(rows))
     return 0 if all(row.met for row in rows) else 1
@@ -109,22 +111,17 @@ def installing(work: str, env: Mapping[str, str], trivial: str) -> list[Row]:
     with open(os.path.join(env["AGENTHUB_HOME"], "agents/local/trivial/.agenthub/record.json")) as file:
         python = json.load(file)["interpreter"]["path"]
 
-    def fresh_home() -> dict[str, str]:
-        return {**env, "AGENTHUB_HOME": os.path.join(work, f"home-{next(counter)}")}
-
     def install(directory: str) -> float:
-        fresh = fresh_home()
-        seconds = command([AGENTHUB, "install", "--yes", "--quiet", directory], fresh)()
-        shutil.rmtree(fresh["AGENTHUB_HOME"])
+        home = os.path.join(work, f"home-{next(counter)}")
+        seconds = command([AGENTHUB, "install", "--yes", "--quiet", directory], {**env, "AGENTHUB_HOME": home})()
+        shutil.rmtree(home)
         return seconds
 
     def bare(requirements: list[str]) -> float:
         venv = os.path.join(work, f"bare-{next(counter)}")
         seconds = command([UV, "venv", "--quiet", "--python", python, venv], env)()
-        if requirements:
-            seconds += command(
-                [UV, "pip", "install", "--quiet", "--python", f"{venv}/bin/python", *requirements], env
-            )()
+        fill = [UV, "pip", "install", "--quiet", "--python", f"{venv}/bin/python", *requirements]
+        seconds += command(fill, env)()
         shutil.rmtree(venv)
         return seconds
 

@@ -91,7 +91,7 @@ class Hub:
     def leftovers(self):
         """What is neither a part of an agent nor of the store itself."""
         kept = {"store.json", "index.json", "consents.json", "config.toml"}
-        kept |= {"agents", "versions", "locks", "grants", "cache", "staging"}
+        kept |= {"agents", "versions", "locks", "grants", "cache", "staging", "history"}
         found = [path for path in self.home.iterdir() if path.name not in kept]
         found += (self.home / "staging").iterdir() if (self.home / "staging").exists() else ()
         workshop = self.home / "cache" / "workshop"
@@ -120,16 +120,17 @@ def write_agent(directory, answer="one", *, name="probe", version="1.0", code=""
         f"{dependencies}{extra}"
         "interface:\n  methods:\n"
         "    which: {description: says which it is}\n"
-        "    wait: {description: waits for a file, parameters: {here: {type: string}, until: {type: string}}}\n"
+        "    wait:\n      description: says that it is here and waits for go\n"
+        "      parameters: {place: {type: directory, access: write, required: true}}\n"
     )
     imported = "import telltale\n" if dependency else ""
     told = "ANSWER + ' ' + telltale.ANSWER" if dependency else "ANSWER"
     (directory / "agent.py").write_text(
         f"import os, time\n{imported}ANSWER = {answer!r}\n{code}\n"
         f"def which():\n    return {told}\n"
-        "def wait(here, until):\n"
-        "    open(here, 'w').close()\n"
-        "    while not os.path.exists(until):\n        time.sleep(0.01)\n"
+        "def wait(place):\n"
+        "    open(os.path.join(place, 'here'), 'w').close()\n"
+        "    while not os.path.exists(os.path.join(place, 'go')):\n        time.sleep(0.01)\n"
         "    return which() + ' ' + open(os.path.join(os.path.dirname(__file__), 'agent.py')).readlines()[-1]\n"
         "# last line of " + answer
     )

@@ -29,6 +29,7 @@ def shared(tmp_path_factory):
 @pytest.fixture
 def complete(shared, cli, monkeypatch):
     monkeypatch.setenv("AGENTHUB_HOME", shared)
+    monkeypatch.setenv("COMPLETED_NAME", "x")
     return lambda *words: cli.ok("complete", *words).out.split()
 
 
@@ -43,6 +44,8 @@ def complete(shared, cli, monkeypatch):
         (["run", "--quiet", "pai"], ["painter"]),
         (["run", "--timeout", "3", "pai"], ["painter"]),
         (["run", "--time"], ["--timeout"]),
+        (["run", "--allow-n"], ["--allow-network"]),
+        (["run", "--sandbox", "off", "pai"], ["painter"]),
         (["run", "painter", ""], ["draw", "erase"]),
         (["run", "painter", "d"], ["draw"]),
         (["run", "painter", "draw", "--"], ["--grid", "--input-file", "--kind"]),
@@ -63,7 +66,13 @@ def complete(shared, cli, monkeypatch):
         (["config", ""], ["set", "unset"]),
         (["config", "set", "time"], ["timeout"]),
         (["cache", "c"], ["clean"]),
-        (["grant", "painter", ""], ["environment", "secret"]),
+        (["grant", "painter", ""], ["environment", "network", "read", "run", "sandbox", "secret", "write"]),
+        (["grant", "painter", "network", ""], ["any"]),
+        (["revoke", "painter", "run", "git", "a"], ["any"]),
+        (["grant", "painter", "sandbox", ""], ["landlock", "off", "rlimits"]),
+        (["grant", "painter", "environment", "COMPLETED_"], ["COMPLETED_NAME"]),
+        (["grant", "painter", "write", ""], []),
+        (["grant", "painter", "secret", ""], []),
         (["nonsense", ""], []),
     ],
 )

@@ -19,8 +19,9 @@ def chart(table, target=None):
     open("chart.svg", "w").write("<svg/>")
     return "chart.svg"
 
-def wait(marker):
+def wait(place):
     import os, time
+    marker = os.path.join(place, "running")
     open(marker, "w").close()
     while os.path.exists(marker):
         time.sleep(0.01)
@@ -41,7 +42,7 @@ METHODS = {
         **method("draws", table={"type": "file", "required": True}),
         "returns": {"type": "file", "media_type": "image/svg+xml"},
     },
-    "wait": method(marker={"type": "file", "access": "write", "required": True}),
+    "wait": method(place={"type": "directory", "access": "write", "required": True}),
 }
 
 
@@ -172,8 +173,9 @@ def test_a_damaged_agent_does_not_hide_the_others(cli, tmp_path):
 
 
 def _kept(home):
-    """What a store holds, but for the locks and caches that every use makes."""
-    return {path: data for path, data in tree(home).items() if not path.startswith(("locks", "cache", "index.json"))}
+    """What a store holds, but for the locks, caches and history that every use makes."""
+    volatile = ("locks", "cache", "index.json", "history")
+    return {path: data for path, data in tree(home).items() if not path.startswith(volatile)}
 
 
 def test_uninstall_removes_exactly_what_install_made(cli, tmp_path):
@@ -206,8 +208,9 @@ def test_uninstall_all_or_none(cli, tmp_path):
 def test_uninstall_spares_a_run_in_progress(cli, tmp_path):
     greeter(tmp_path / "busy")
     cli.ok("install", "--yes", tmp_path / "busy")
-    marker = tmp_path / "running"
-    process = start("run", "busy", "wait", "--marker", marker)
+    marker = tmp_path / "place" / "running"
+    marker.parent.mkdir()
+    process = start("run", "busy", "wait", "--place", marker.parent)
     try:
         wait_until(marker.exists, process)
         finished = cli("uninstall", "busy")
@@ -222,13 +225,13 @@ def test_uninstall_spares_a_run_in_progress(cli, tmp_path):
 
 
 def test_an_agent_directory_that_is_deleted_in_the_middle_of_a_run(cli, tmp_path):
-    code = "import os, time\ndef go(marker):\n    open(marker, 'w').close()\n    while os.path.exists(marker):\n"
-    code += "        time.sleep(0.01)\n    import late\n"
-    marked = {"go": method(marker={"type": "file", "access": "write"})}
-    write_agent(tmp_path / "gone", code, marked, entrypoint="agent")
+    greeter(tmp_path / "gone")
+    with open(tmp_path / "gone" / "agent.py", "a") as file:
+        file.write("\n_wait = wait\n\ndef wait(place):\n    _wait(place)\n    import late\n")
     cli.ok("install", "--yes", tmp_path / "gone")
-    marker = tmp_path / "running"
-    process = start("run", "gone", "go", "--marker", marker)
+    marker = tmp_path / "place" / "running"
+    marker.parent.mkdir()
+    process = start("run", "gone", "wait", "--place", marker.parent)
     wait_until(marker.exists, process)
     shutil.rmtree(cli.ok("dir", "gone").out.strip())
     marker.unlink()
@@ -361,7 +364,10 @@ def test_doctor(looking):
     assert document["healthy"] is True
     assert {"uv", "python", "git", "store", "agents", "disk"} <= set(topics)
     assert topics["agents"]["message"].startswith("2 installed, 2 healthy")
-    assert any(topic.startswith("limits") for topic in topics)
+    tier = looking.ok("info", "plain", "--json").json["isolation"]["tier"]
+    assert topics["isolation: sandbox"]["message"].startswith(tier)
+    guarded = {"deadline", "files", "network off", "declared hosts only", "memory", "number of processes"}
+    assert {f"isolation: {guarantee}" for guarantee in guarded} <= set(topics)
     assert all(check["remedy"] for check in document["checks"] if check["state"] != "ok")
 
 

@@ -190,7 +190,7 @@ def test_without_a_terminal_code_never_seen_is_refused_and_the_flag_named(cli, a
 def test_on_a_terminal_it_asks(cli, agent, tmp_path, reply, code):
     shown = in_terminal("install", "./hello", replies=[("Install local/hello? [y/N]", reply)], cwd=tmp_path)
     assert shown.code == code
-    for told in ("hello 1.0.0", "an agent for tests", "local directory", "with your rights"):
+    for told in ("hello 1.0.0", "an agent for tests", "local directory", "may not        use the network", "held by"):
         assert told in shown.err
     assert len(cli.ok("list", "--json").json["agents"]) == (code == 0)
 
@@ -325,21 +325,23 @@ def test_an_update_keeps_what_runs(cli, agent, tmp_path):
     write_agent(
         tmp_path / "hello",
         "import os, time\n"
-        "def version(marker):\n"
+        "def version(place):\n"
+        "    marker = os.path.join(place, 'running')\n"
         "    open(marker, 'w').close()\n"
         "    while os.path.exists(marker):\n"
         "        time.sleep(0.01)\n"
         "    import late\n"
         "    return late.text\n",
-        {"version": method(marker={"type": "file", "access": "write"})},
+        {"version": method(place={"type": "directory", "access": "write"})},
         entrypoint="agent",
     )
     (tmp_path / "hello" / "late.py").write_text("text = 'old'\n")
     from tests.support import PATIENCE, start, wait_until
 
     cli.ok("install", "--yes", "./hello")
-    marker = tmp_path / "running"
-    process = start("run", "hello", "version", "--marker", marker)
+    marker = tmp_path / "place" / "running"
+    marker.parent.mkdir()
+    process = start("run", "hello", "version", "--place", marker.parent)
     wait_until(marker.exists, process)
     (tmp_path / "hello" / "late.py").write_text("text = 'new'\n")
     cli.ok("install", "--yes", "--force", "./hello")

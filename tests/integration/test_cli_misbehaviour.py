@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.support import alive, assert_refused, install_into, method, pids_in, write_agent
+from tests.support import assert_refused, install_into, marked, method, write_agent
 
 SCRIPT = r"""
 import json, os, resource, signal, subprocess, sys, time
@@ -203,16 +203,15 @@ def shared(tmp_path_factory):
 
 @pytest.fixture
 def rogue(shared, cli, monkeypatch, tmp_path):
-    """Runs a method of the script agent; afterwards none of the processes that it noted may live."""
+    """Runs a method of the script agent; afterwards none of its processes may live."""
     monkeypatch.setenv("AGENTHUB_HOME", shared)
-    marker = tmp_path / "pids"
+    marker = tmp_path / "marker"
 
     def run(name, *words, options=()):
-        return cli("run", *options, "rogue", name, "--marker", marker, *words)
+        return cli("run", "--env", f"AGENT_MARK={tmp_path}", *options, "rogue", name, "--marker", marker, *words)
 
     yield run
-    if marker.exists():
-        assert alive(pids_in(marker)) == []
+    assert marked(tmp_path) == []
 
 
 @pytest.fixture

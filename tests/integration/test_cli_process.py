@@ -14,13 +14,12 @@ import pytest
 from tests.support import (
     COMMAND,
     PATIENCE,
-    alive,
     assert_refused,
     in_terminal,
     install_into,
     invoke,
+    marked,
     method,
-    pids_in,
     start,
     wait_until,
     write_agent,
@@ -34,21 +33,20 @@ class Patient:
     def wait(self, marker, ignore=False):
         if ignore:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        parent = os.getpid()
         if os.fork() == 0:
             os.setsid()
         with open(marker, "a") as file:
-            print(os.getpid(), file=file, flush=True)
+            print("here", file=file, flush=True)
         while True:
             time.sleep(60)
 
     def lines(self, count):
         return "\n".join(["a line of the result"] * count)
 
-    def slowly(self, marker):
+    def slowly(self, place):
         import agenthub_agent
         part = 0
-        while not os.path.exists(marker):
+        while not os.listdir(place):
             part += 1
             agenthub_agent.progress(None, "part %d" % part)
             time.sleep(0.1)
@@ -61,7 +59,7 @@ class Patient:
 METHODS = {
     "wait": method(marker={"type": "file", "access": "write", "required": True}, ignore="boolean"),
     "lines": method(count={"type": "integer", "required": True}),
-    "slowly": method(marker={"type": "file", "access": "write", "required": True}),
+    "slowly": method(place={"type": "directory", "required": True}),
     "loud": method(),
 }
 
@@ -85,46 +83,54 @@ def environment(shared):
     return {**os.environ, "AGENTHUB_HOME": shared}
 
 
-def _two_pids(marker):
-    return os.path.exists(marker) and len(pids := pids_in(marker)) == 2 and pids
+SANDBOXES = [["--sandbox", "auto"], ["--sandbox", "off", "--yes"]]
+
+
+@pytest.fixture
+def waiting(environment, tmp_path):
+    """Starts a run that waits with a child; returns once both are there. None of their processes may be left."""
+    marker = tmp_path / "marker"
+
+    def begin(*words, options=()):
+        mark = ("--env", f"AGENT_MARK={tmp_path}")
+        process = start("run", *mark, *options, "patient", "wait", "--marker", marker, *words, env=environment)
+        wait_until(lambda: marker.exists() and marker.read_text().count("here") == 2, process)
+        assert len(marked(tmp_path)) >= 2
+        return process
+
+    yield begin
+    for pid in marked(tmp_path):
+        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("words", [[], ["--ignore"]])
-def test_a_signal_stops_the_whole_tree_and_then_the_command(environment, tmp_path, number, words):
-    marker = tmp_path / "pids"
-    process = start("run", "patient", "wait", "--marker", marker, *words, env=environment)
-    pids = wait_until(lambda: _two_pids(marker), process)
+@pytest.mark.parametrize("options", SANDBOXES)
+def test_a_signal_stops_the_whole_tree_and_then_the_command(waiting, tmp_path, number, words, options):
+    process = waiting(*words, options=options)
     process.send_signal(number)
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert out == b""
     assert "patient was stopped" in err.decode()
     assert len(err.splitlines()) <= 4
-    assert alive(pids) == []
+    assert marked(tmp_path) == []
 
 
-def test_a_signal_has_an_envelope(environment, tmp_path):
-    marker = tmp_path / "pids"
-    process = start("run", "--json", "patient", "wait", "--marker", marker, env=environment)
-    wait_until(lambda: _two_pids(marker), process)
+def test_a_signal_has_an_envelope(waiting):
+    process = waiting(options=["--json"])
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=PATIENCE)
     envelope = json.loads(out)
     assert (envelope["error_type"], envelope["exit_code"]) == ("InterruptedError", 130)
 
 
-def test_the_agent_does_not_survive_the_commands_own_death(environment, tmp_path):
-    marker = tmp_path / "pids"
-    process = start("run", "patient", "wait", "--marker", marker, env=environment)
-    pids = wait_until(lambda: _two_pids(marker), process)
+@pytest.mark.parametrize("options", SANDBOXES)
+def test_the_agent_does_not_survive_the_commands_own_death(waiting, tmp_path, options):
+    process = waiting(options=options)
     process.kill()
     process.communicate(timeout=PATIENCE)
-    try:
-        wait_until(lambda: not alive(pids), None, "the agent ends")
-    finally:
-        for pid in alive(pids):
-            os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not marked(tmp_path), None, "the agent ends")
 
 
 def test_ctrl_c_during_an_installation_leaves_nothing(tmp_path):
@@ -215,10 +221,11 @@ def test_a_terminal_gets_colour_unless_it_does_not_want_any(environment):
 
 
 def test_a_spinner_shows_what_takes_over_two_seconds(environment, tmp_path):
-    seen = tmp_path / "seen"
-    words = ("run", "patient", "slowly", "--marker", seen)
+    place = tmp_path / "place"
+    place.mkdir()
+    words = ("run", "patient", "slowly", "--place", place)
     began = time.monotonic()
-    shown = in_terminal(*words, replies=[("part ", seen.touch)], env={**environment, "TERM": "xterm"})
+    shown = in_terminal(*words, replies=[("part ", (place / "seen").touch)], env={**environment, "TERM": "xterm"})
     assert time.monotonic() - began > 2
     assert shown.code == 0
     assert "patient slowly" in shown.err

@@ -308,7 +308,7 @@ def test_the_agent_sees_an_allow_list_of_variables(run, monkeypatch):
     assert seen["LANG"] == "C.UTF-8"
     assert seen["PATH"].startswith(seen["VIRTUAL_ENV"] + "/bin:")
     allowed = {"LANG", "TZ", "PATH", "HOME", "TMPDIR", "XDG_CACHE_HOME", "VIRTUAL_ENV", "AGENTHUB_RUN_ID"}
-    allowed |= {"PYTHONUTF8", "PYTHONIOENCODING", "PYTHONUNBUFFERED"}
+    allowed |= {"PYTHONUTF8", "PYTHONIOENCODING", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
     certificates = {"SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"}
     shell = {"PWD", "OLDPWD", "SHLVL", "_"}
     assert {name for name in seen if not name.startswith("LC_")} <= allowed | certificates | shell
@@ -325,9 +325,9 @@ def test_home_and_tmpdir_are_a_scratch_directory_that_is_gone_afterwards(run):
 
 def test_scratch_is_gone_after_a_failure_too(run):
     envelope = run("--json", "--timeout", "0.3", "sleep", "--seconds", "60").json
-    from agenthub.runtime.scratch import base_directory
+    from agenthub.config import scratch_base
 
-    base = base_directory()
+    base = scratch_base()
     assert not [name for name in os.listdir(base) if envelope["run_id"] in name]
 
 

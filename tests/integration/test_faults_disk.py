@@ -43,7 +43,8 @@ def fill(hub, left=0):
 
 
 def files_of(hub):
-    kept = (path for path in hub.home.rglob("*") if path.name != "index.json" and "__pycache__" not in path.parts)
+    caches = {"__pycache__", "bytecode", "bytecode-pending", "history"}
+    kept = (path for path in hub.home.rglob("*") if path.name != "index.json" and not caches & set(path.parts))
     return sorted(map(str, kept))
 
 

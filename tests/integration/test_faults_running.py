@@ -21,20 +21,21 @@ def hub(tmp_path):
 
 @contextlib.contextmanager
 def running(hub, tmp_path, agent="probe"):
-    """A run that has begun, and ends when the file `go` is there."""
-    here, go = tmp_path / "here", tmp_path / "go"
-    process = hub.start("run", "--timeout", "30", agent, "wait", "--here", str(here), "--until", str(go))
-    until(lambda: here.exists() or process.poll() is not None, "the run has begun")
+    """A run that has begun, and ends when the file `go` is in its directory."""
+    place = tmp_path / "place"
+    place.mkdir()
+    process = hub.start("run", "--timeout", "30", agent, "wait", "--place", place)
+    until(lambda: (place / "here").exists() or process.poll() is not None, "the run has begun")
     assert process.poll() is None, process.communicate()
     try:
         yield process
     finally:
-        go.touch()
+        (place / "go").touch()
         process.communicate(timeout=30)
 
 
 def finish(process, tmp_path):
-    (tmp_path / "go").touch()
+    (tmp_path / "place" / "go").touch()
     output, errors = process.communicate(timeout=30)
     assert "agenthub/runtime" not in errors
     return process.returncode, output, errors

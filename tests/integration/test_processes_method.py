@@ -39,9 +39,14 @@ def agent(*lines, before=""):
 )
 def test_values_in_and_out(tmp_path, method, result):
     chunks = []
-    answer = run_method(tmp_path, agent(method), {"x": {"a": None}}, on_chunk=chunks.append)
-    assert answer["result"] == result
-    assert chunks == (result if "yield" in method else [])
+    code = agent(method)
+    assert run_method(tmp_path, code, {"x": {"a": None}})["result"] == result
+    answer = run_method(tmp_path, code, {"x": {"a": None}}, on_chunk=chunks.append)
+    if "yield" in method:
+        assert (answer["result"], answer["chunks"], chunks) == (None, len(result), result)
+    else:
+        assert (answer["result"], chunks) == (result, [])
+        assert "chunks" not in answer
 
 
 def test_a_module_is_an_entry_too(tmp_path):

@@ -320,7 +320,7 @@ def test_chunks_come_one_by_one(calculator):
     chunks = []
     runtime = agenthub.AgentRuntime()
     envelope = runtime.execute_agent(calculator, "count", {}, RunOptions(on_chunk=chunks.append))
-    assert (chunks, envelope["result"]) == ([0, 1, 2], [0, 1, 2])
+    assert (chunks, envelope["result"], envelope["chunks"]) == ([0, 1, 2], None, 3)
 
 
 def test_a_run_is_cancelled_from_another_thread(calculator):

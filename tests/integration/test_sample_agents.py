@@ -182,6 +182,13 @@ def server(monkeypatch):
         yield server
 
 
+@pytest.fixture
+def writer(run, server):
+    """Runs a method of llm-writer, which may reach the endpoint of the test beside those that it declares."""
+    allowed = ["--allow-network", f"127.0.0.1:{server.server_port}"]
+    return lambda *words, options=(): run("llm-writer", *words, options=[*allowed, *options])
+
+
 @pytest.mark.parametrize(
     ("words", "asked", "instructed"),
     [
@@ -190,18 +197,18 @@ def server(monkeypatch):
         (["translate", "--text", "Good morning", "--language", "German"], "Good morning", "German"),
     ],
 )
-def test_each_method_asks_the_endpoint(run, server, tmp_path, words, asked, instructed):
+def test_each_method_asks_the_endpoint(writer, server, tmp_path, words, asked, instructed):
     (tmp_path / "long.txt").write_text("a long text")
-    assert run("llm-writer", *words, "--model", "tiny").out == f"answer to: {asked}\n"
+    assert writer(*words, "--model", "tiny").out == f"answer to: {asked}\n"
     [(_, authorization, body)] = server.requests
     assert authorization == f"Bearer {KEY}"
     assert body["model"] == "tiny"
     assert instructed in body["messages"][0]["content"]
 
 
-def test_the_model_of_the_environment(run, server, monkeypatch):
+def test_the_model_of_the_environment(writer, server, monkeypatch):
     monkeypatch.setenv("OPENAI_MODEL", "mine")
-    assert run("llm-writer", "write", "--prompt", "x").code == 0
+    assert writer("write", "--prompt", "x").code == 0
     assert server.requests[0][2]["model"] == "mine"
 
 
@@ -209,9 +216,16 @@ def test_without_a_key_nothing_starts(run):
     assert_refused(run("llm-writer", "write", "--prompt", "x"), 2, "llm-writer", "OPENAI_API_KEY", "--env")
 
 
-def test_a_refused_key_is_an_error(run, server):
+def test_a_refused_key_is_an_error(writer):
     options = ["--env", "OPENAI_API_KEY=wrong"]
-    assert_refused(run("llm-writer", "write", "--prompt", "x", options=options), 1, "llm-writer", "refused the key")
+    assert_refused(writer("write", "--prompt", "x", options=options), 1, "llm-writer", "refused the key")
+
+
+def test_an_endpoint_that_it_does_not_declare_is_refused(run, server):
+    place = f"127.0.0.1:{server.server_port}"
+    finished = run("llm-writer", "write", "--prompt", "x")
+    assert_refused(finished, 5, f"was refused {place}", "it may reach api.openai.com", f"--allow-network {place}")
+    assert server.requests == []
 
 
 # text-tools --------------------------------------------------------------------------------------------------------

@@ -100,9 +100,10 @@ class Writer:
             file.write(f"key={{KEY}}")
         return "key.txt"
 
-    def wait(self, marker):
-        with open(marker, "w") as file:
-            file.write(str(os.getpid()))
+    def wait(self, place):
+        marker = os.path.join(place, "running")
+        with open(marker, "w"):
+            pass
         while os.path.exists(marker):
             time.sleep(0.01)
         return "waited"
@@ -111,7 +112,7 @@ METHODS = {
     **{name: method() for name in ("sees", "length", "result", "log", "fail", "die")},
     "stream": {**method(), "stream": True},
     "file": {**method(), "returns": {"type": "file"}},
-    "wait": method(marker={"type": "string", "required": True}),
+    "wait": method(place={"type": "directory", "access": "write", "required": True}),
 }
 
 
@@ -507,7 +508,7 @@ def test_whatever_an_agent_does_with_it_nobody_sees_it(cli, granted, home, tmp_p
         assert VALUE[15:] not in done.out + done.err
         assert f"[{NAME}]" in done.out + done.err or name == "file"
     if name != "log":
-        assert detailed.json["masked"] == [NAME]
+        assert json.loads(detailed.out.splitlines()[-1])["masked"] == [NAME]
     assert (plain.code == 0) == (name not in ("fail", "die"))
     assert holders(tmp_path) == []
     if name == "file":
@@ -527,10 +528,11 @@ def test_other_commands_do_not_show_it(cli, granted):
 
 
 def test_no_process_has_it_in_its_arguments(granted, tmp_path):
-    marker = tmp_path / "marker"
-    process = start("run", "writer", "wait", "--marker", marker)
+    marker = tmp_path / "place" / "running"
+    marker.parent.mkdir()
+    process = start("run", "writer", "wait", "--place", marker.parent)
     try:
-        pid = wait_until(lambda: marker.exists() and marker.read_text(), process)
+        wait_until(marker.exists, process)
         lines = {}
         for entry in filter(str.isdigit, os.listdir("/proc")):
             try:
@@ -541,7 +543,6 @@ def test_no_process_has_it_in_its_arguments(granted, tmp_path):
         assert str(process.pid) in lines
         assert b"agenthub" in b"".join(lines.values())
         assert [entry for entry, line in lines.items() if VALUE.encode() in line] == []
-        assert pid
     finally:
         marker.unlink(missing_ok=True)
         out, _ = process.communicate(timeout=60)

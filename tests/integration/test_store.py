@@ -15,6 +15,7 @@ import pytest
 from agenthub.config import IN_USE, RECORD, Paths
 from agenthub.errors import AgentNotFoundError, AgentRuntimeError, InstallError, StoreError
 from agenthub.packages import locks
+from agenthub.packages.grants import GRANTS
 from agenthub.packages.record import InstallRecord, now, read_record, write_record
 from agenthub.packages.store import Store
 
@@ -116,7 +117,7 @@ def test_a_missing_home_is_an_empty_store(store):
     assert store.list_agents() == []
     assert store.sweep() == []
     assert store.superseded("local", "x") == []
-    assert store.read_grants("local", "x") == {"environment": [], "code": [], "secrets": []}
+    assert not any(store.read_grants("local", "x").values())
     assert not store.has_consent("/x", DIGEST)
     for attempt in (
         lambda: store.resolve("x"),
@@ -603,8 +604,11 @@ def test_a_staging_note_names_only_versions(store, tmp_path):
 
 def test_grants_and_consents(store):
     install(store, "local", "x")
-    store.write_grants("local", "x", {"environment": ["B", "A", "B"], "code": [DIGEST]})
-    assert store.read_grants("local", "x") == {"environment": ["A", "B"], "code": [DIGEST], "secrets": []}
+    given = {key: [key] for key in GRANTS}
+    store.write_grants("local", "x", {**given, "environment": ["B", "A", "B"], "other": ["X"]})
+    assert store.read_grants("local", "x") == {**given, "environment": ["A", "B"]}
+    store.write_grants("local", "x", {"denied_network": ["*"]})
+    assert store.read_grants("local", "x") == {**{key: [] for key in GRANTS}, "denied_network": ["*"]}
     store.add_consent("/x", DIGEST)
     store.add_consent("/y", "other")
     assert store.has_consent("/x", DIGEST)

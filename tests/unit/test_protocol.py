@@ -7,7 +7,7 @@ import pytest
 
 from agenthub.errors import ExecutionError, InvalidInputError, OutputLimitError
 from agenthub.runtime.lines import LineSplitter, Log
-from agenthub.runtime.protocol import RpcExchange, ScriptExchange
+from agenthub.runtime.protocol import Failure, RpcExchange, ScriptExchange
 from agenthub.runtime.strict_json import MAX_CONTAINERS, MAX_DEPTH, parse_json
 
 MB = 1 << 20
@@ -112,7 +112,7 @@ def test_script_output_is_split_into_log_and_result(size):
 )
 def test_an_error_key_is_a_failure(line, message, kind):
     exchange, _ = script(line)
-    assert exchange.reply.failure == (message, kind)
+    assert exchange.reply.failure == Failure(message, kind)
 
 
 def test_no_error_beside_a_result_is_a_success():
@@ -187,19 +187,48 @@ def test_an_answer():
 def test_an_error_and_its_traceback():
     error = {"code": -32000, "message": "a\nb", "data": {"type": "ValueError", "traceback": "one\ntwo"}}
     exchange, log, _ = rpc(message(id=1, error=error))
-    assert exchange.reply.failure == ("a b", "ValueError")
+    assert exchange.reply.failure == Failure("a b", "ValueError")
     assert log == ("one", "two")
 
 
-def test_chunks_are_collected_and_passed_on():
+CHUNKS = (
+    message(method="chunk", params={"value": 1}),
+    message(method="chunk", params={"value": "x" * 1000}),
+    message(id=1, result={"chunks": 2}),
+)
+
+
+def test_chunks_are_collected_where_nobody_listens():
+    exchange, _, _ = rpc(*CHUNKS)
+    assert exchange.reply.value == [1, "x" * 1000]
+    assert (exchange.chunks, exchange.handed) == (None, 0)
+
+
+def test_chunks_are_handed_on_and_nothing_of_them_is_kept():
     seen = []
-    exchange, _, _ = rpc(
-        message(method="chunk", params={"value": 1}),
-        message(method="chunk", params={"value": 2}),
-        message(id=1, result={"chunks": 2}),
-        on_chunk=seen.append,
-    )
-    assert exchange.reply.value == seen == [1, 2]
+    exchange, _, _ = rpc(*CHUNKS, limit=1200, on_chunk=seen.append)
+    assert seen == [1, "x" * 1000]
+    assert exchange.reply.value is None
+    assert exchange.chunks == 2
+    assert 1000 < exchange.handed < 1300
+
+
+def test_an_empty_stream_is_one():
+    exchange, _, _ = rpc(message(id=1, result={"chunks": 0}), on_chunk=print)
+    assert (exchange.reply, exchange.chunks) == ((None, None), 0)
+
+
+def test_after_the_farewell_answers_and_chunks_count_no_more():
+    seen = []
+    exchange = RpcExchange("run", {}, Log(), MB, on_chunk=seen.append)
+    assert json.loads(exchange.farewell()) == message(method="cancel")
+    exchange.feed(b"".join(json.dumps(one).encode() + b"\n" for one in CHUNKS))
+    assert (exchange.reply, seen) == (None, [])
+
+
+def test_an_agent_says_that_it_heeds_the_farewell():
+    assert rpc(message(method="cancellable"))[0].cooperative
+    assert not rpc()[0].cooperative
 
 
 def test_requests_of_the_agent_are_answered_with_not_available():

@@ -24,6 +24,7 @@ MAX_CONTAINERS = 100000
 MAX_ATTEMPTS = 8
 
 attempts: list[str] = []  # hosts that the agent asked for, where that is watched
+current: list[Channel] = []  # the run's one; none while an agent is loaded for later runs
 
 
 class Channel:
@@ -32,10 +33,12 @@ class Channel:
     def __init__(self) -> None:
         import _thread
 
-        self._reader = os.dup(0)
+        self.reader = os.dup(0)
         self._writer = os.dup(1)
         self._owner = os.getpid()
         self._lock = _thread.allocate_lock()
+        self._cancelled = False
+        self._heeds = False
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.close(nothing)
@@ -45,13 +48,32 @@ class Channel:
 
     def read(self) -> dict[str, Any]:
         parts: list[bytes] = []
-        while not parts or b"\n" not in parts[-1]:
-            part = os.read(self._reader, 1 << 20)
-            if not part:
+        while True:
+            part = os.read(self.reader, 1 << 20)
+            line, feed, rest = part.partition(b"\n")
+            parts.append(line)
+            if feed or not part:
+                self._cancelled = bool(rest)
                 break
-            parts.append(part)
         request: dict[str, Any] = json.loads(b"".join(parts))
         return request
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether there is word after the request, which is `cancel`. It is not read, so that forks may ask too."""
+        if not self._cancelled:
+            import select
+
+            poller = select.poll()
+            poller.register(self.reader, select.POLLIN)
+            self._cancelled = any(event & select.POLLIN for _, event in poller.poll(0))
+        return self._cancelled
+
+    def heed_cancel(self) -> None:
+        """Says once that this agent ends by itself when it is asked to, so that it is not sent a signal at once."""
+        if not self._heeds:
+            self._heeds = True
+            self.notify("cancellable")
 
     def send(self, message: dict[str, Any]) -> None:
         if os.getpid() != self._owner:  # a fork that came back: it has no say here
@@ -179,9 +201,9 @@ def run(channel: Channel, request: dict[str, Any], entry: str) -> None:
         return
     result = getattr(owner, name)(**params["parameters"])
     if hasattr(type(result), "__await__"):
-        result = wait_for(result)
+        result = wait_for(channel, result)
     if hasattr(type(result), "__anext__"):
-        result = synchronous(result)
+        result = synchronous(channel, result)
     if hasattr(type(result), "__next__") and not hasattr(result, "read"):
         channel.send({"id": request["id"], "result": {"chunks": stream(channel, result)}})
     else:
@@ -204,39 +226,62 @@ def note_attempt(event: str, args: tuple[Any, ...]) -> None:
 
 
 def stream(channel: Channel, chunks: Iterator[Any]) -> int:
-    """Sends each value of a generator as it comes; returns their number."""
+    """Sends each value of a generator as it comes, and closes it when the run is cancelled; returns their number."""
+    channel.heed_cancel()
     count = 0
     for chunk in chunks:
-        path = "chunk[%d]" % count
-        send_value(channel, chunk, path, lambda value: {"method": "chunk", "params": {"value": value}})
+        send_value(channel, chunk, "chunk[%d]" % count, lambda value: {"method": "chunk", "params": {"value": value}})
         count += 1
+        if channel.cancelled:
+            getattr(chunks, "close", bool)()
+            break
     return count
 
 
-def wait_for(awaitable: Awaitable[Any]) -> Any:
+def wait_for(channel: Channel, awaitable: Awaitable[Any]) -> Any:
     import asyncio
 
     async def main() -> Any:
+        cancel_with(channel, asyncio.get_running_loop(), [asyncio.current_task()])
         return await awaitable
 
     return asyncio.run(main())
 
 
-def synchronous(generator: Any) -> Iterator[Any]:
+def synchronous(channel: Channel, generator: Any) -> Iterator[Any]:
     import asyncio
 
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
+    tasks: list[Any] = []
+    cancel_with(channel, loop, tasks)
     try:
         while True:
+            tasks[:] = [asyncio.ensure_future(generator.__anext__(), loop=loop)]
             try:
-                yield loop.run_until_complete(generator.__anext__())
+                yield loop.run_until_complete(tasks[0])
             except StopAsyncIteration:
                 return
     finally:
         loop.run_until_complete(loop.shutdown_asyncgens())
         asyncio.set_event_loop(None)
         loop.close()
+
+
+def cancel_with(channel: Channel, loop: Any, tasks: list[Any]) -> None:
+    """Cancels asynchronous tasks, wherever they wait, once the run is cancelled."""
+
+    def look() -> None:
+        loop.remove_reader(channel.reader)
+        if channel.cancelled:
+            for task in tasks:
+                task.cancel()
+
+    try:
+        loop.add_reader(channel.reader, look)
+    except (OSError, ValueError, NotImplementedError):  # not every loop, nor every kind of standard input
+        return
+    channel.heed_cancel()
 
 
 def describe(channel: Channel, request: dict[str, Any], entry: str) -> None:
@@ -257,12 +302,11 @@ def describe_method(inspect: Any, method: Any) -> dict[str, Any]:
         return {"description": "", "parameters": None}
     parameters = {}
     for parameter in signature.parameters.values():
+        annotation = "" if parameter.annotation is parameter.empty else inspect.formatannotation(parameter.annotation)
         parameters[parameter.name] = {
             "required": parameter.default is parameter.empty and parameter.kind not in (2, 4),
             "kind": parameter.kind.name.lower(),
-            "annotation": ""
-            if parameter.annotation is parameter.empty
-            else inspect.formatannotation(parameter.annotation),
+            "annotation": annotation,
         }
     lines = (inspect.getdoc(method) or "").splitlines()
     return {"description": lines[0] if lines else "", "parameters": parameters}
@@ -302,17 +346,24 @@ def text_of(error: BaseException) -> str:
     return text or type(error).__name__
 
 
-def offer_module(channel: Channel) -> None:
-    """`import agenthub_agent` inside an agent: `progress(fraction, message)` and `log(message, level)`."""
+def offer_module() -> None:
+    """`import agenthub_agent` inside an agent: `progress(fraction, message)`, `log(message, level)`, `cancelled()`."""
     module = type(os)("agenthub_agent", "What an agent may tell its runner.")
 
     def progress(fraction: float | None, message: str = "") -> None:
-        channel.notify("progress", fraction=None if fraction is None else float(fraction), message=str(message))
+        for channel in current:
+            channel.notify("progress", fraction=None if fraction is None else float(fraction), message=str(message))
 
     def log(message: str, level: str = "info") -> None:
-        channel.notify("log", message=str(message), level=str(level))
+        for channel in current:
+            channel.notify("log", message=str(message), level=str(level))
 
-    module.__dict__.update(progress=progress, log=log)
+    def cancelled() -> bool:
+        for channel in current:
+            channel.heed_cancel()
+        return any(channel.cancelled for channel in current)
+
+    module.__dict__.update(progress=progress, log=log, cancelled=cancelled)
     sys.modules["agenthub_agent"] = module
 
 
@@ -322,7 +373,9 @@ def main() -> None:
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [directory] + [path for path in sys.path if path and os.path.abspath(path) != here]
     sys.argv[:] = [entry]
-    offer_module(channel)
+    current.append(channel)
+    if "agenthub_agent" not in sys.modules:
+        offer_module()
     request = channel.read()
     try:
         handler = {"run": run, "describe": describe}.get(request["method"])
@@ -332,7 +385,8 @@ def main() -> None:
         else:
             handler(channel, request, entry)
     except BaseException as error:
-        report(channel, request, error)
+        if not channel.cancelled:  # nobody waits for an answer then
+            report(channel, request, error)
     try:
         atexit._run_exitfuncs()
         sys.stdout.flush()
