@@ -54,3 +54,13 @@ class Cli:
 def cli(monkeypatch, capsysbinary):
     """`cli("list", "--json")` -> Finished."""
     return Cli(monkeypatch, capsysbinary)
+
+
+def pytest_collection_modifyitems(items):
+    """Of the matrices of tiers and users, `make test` takes the best tier as the user who calls it."""
+    other = ("-ordinary", "ordinary-", "[ordinary]") if os.geteuid() == 0 else ()
+    for item in items:
+        if os.path.basename(item.path).startswith("test_sandbox_"):
+            name = item.name.partition("[")[2]
+            if any(word in f"[{name}" for word in (*other, "landlock", "rlimits")):
+                item.add_marker(pytest.mark.slow)

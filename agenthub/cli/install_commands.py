@@ -69,6 +69,8 @@ def _install_one(
         def consent(plan: Plan) -> None:
             nonlocal started
             report.update(owner=plan.owner, name=plan.name, version=plan.manifest.version, digest=plan.fetched.digest)
+            if arguments.yes and output.quiet and plan.current is None and not arguments.dry_run:
+                return  # nothing to ask, and nobody to tell
             from agenthub.cli.consent import ask_to_install, describe, more_than_before
 
             if arguments.dry_run:

@@ -13,7 +13,6 @@ from agenthub.runtime.run_plan import OFF, stored_changes, tiers_here
 from agenthub.runtime.sandbox.policy import RLIMITS
 from agenthub.runtime.sandbox.tiers import Tiers
 from agenthub.runtime.variables import KNOWN_VARIABLES
-from agenthub.runtime.warm import why_cold
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +36,7 @@ def describe_agent(runtime: AgentRuntime, agent: LocatedAgent) -> dict[str, Any]
         `variables` (each with `set`), `path`.
     """
     from agenthub.runtime.agent_documents import manifest_document
+    from agenthub.runtime.warm import why_cold
 
     manifest, record = agent.manifest, agent.record
     document = manifest_document(agent)

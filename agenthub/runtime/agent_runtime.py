@@ -196,12 +196,19 @@ class AgentRuntime:
 
     def _warm(self, plan: RunPlan, python: str | None, options: RunOptions, run_id: str) -> _Outcome | None:
         """By a worker, where there is one for this agent that was given what this run may have."""
-        if python is None or not os.path.isdir(self.settings.paths.workers):
+        if python is None or not self._may_be_loaded(plan.agent):
             return None
         from agenthub.runtime.warm_client import run_warm
 
         current, level = lambda: self._current_order(plan.agent, python), self.runtime_config.log_level
         return run_warm(self.settings.paths, plan, python, options, run_id, current, level)
+
+    def _may_be_loaded(self, agent: LocatedAgent) -> bool:
+        try:
+            names = os.listdir(self.settings.paths.workers_of(agent.owner, agent.name))
+        except OSError:
+            return False
+        return not agent.owner or any(name.endswith(".sock") for name in names)
 
     def _lasting_plan(self, agent: LocatedAgent) -> RunPlan | None:
         """What an agent's worker would be held to now; None where that is not known, or said for this command alone."""

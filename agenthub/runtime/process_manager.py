@@ -22,8 +22,6 @@ from agenthub.runtime.cancellation import Cancellation
 from agenthub.runtime.delivery import Delivery
 from agenthub.runtime.limits import Limits, merge_limits
 from agenthub.runtime.lines import Log
-from agenthub.runtime.outcome import oddities, result_of
-from agenthub.runtime.process_tree import is_alive
 from agenthub.runtime.protocol import LEVELS, RpcExchange, ScriptExchange
 from agenthub.runtime.run_environment import run_environment
 from agenthub.runtime.scratch import scratch_directory
@@ -193,6 +191,8 @@ class ProcessManager:
                 record=f"{scratch}.run" if kept else "",
             )
             completion = self._supervise(launch, exchange, caps, log, None, confinement)
+            from agenthub.runtime.outcome import result_of
+
             described: dict[str, Any] = result_of(manifest.name, completion, exchange, caps)
             return described
 
@@ -211,6 +211,8 @@ class ProcessManager:
 
     def is_process_running(self, process_id: int) -> bool:
         """Whether a process exists and has not ended; a zombie has."""
+        from agenthub.runtime.process_tree import is_alive
+
         return is_alive(process_id)
 
     def _supervise(
@@ -330,6 +332,8 @@ def outcome_of(
     agent: str, directory: str, completion: Completion, exchange: ScriptExchange | RpcExchange, limits: Limits
 ) -> dict[str, Any]:
     """What `execute_agent` returns of a run that has ended."""
+    from agenthub.runtime.outcome import oddities, result_of
+
     envelope: dict[str, Any]
     try:
         envelope = {"result": result_of(agent, completion, exchange, limits)}

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import time
+from contextlib import suppress
 from typing import NamedTuple
 
 from agenthub.errors import AgentRuntimeError
@@ -13,14 +14,10 @@ from agenthub.runtime.cancellation import STOP_PIPE, StopPipe
 from agenthub.runtime.cgroups import make_cgroup
 from agenthub.runtime.confined import Confinement, Unconfined
 from agenthub.runtime.delivery import Delivery
-from agenthub.runtime.disk_use import DiskUse
-from agenthub.runtime.kill import kill_tree
 from agenthub.runtime.launch import OPEN_GATE, Launch, apply_rlimits, check_program, open_doors, start_gated
-from agenthub.runtime.pipes import Pipes
 from agenthub.runtime.process_tree import open_tree
 from agenthub.runtime.remains import remove_record, write_record
 from agenthub.runtime.subreaper import Subreaper
-from agenthub.runtime.watch import Watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +28,7 @@ if TYPE_CHECKING:
     from agenthub.runtime.cgroups import Cgroup
     from agenthub.runtime.limits import Limits
     from agenthub.runtime.lines import Log
+    from agenthub.runtime.pipes import Pipes
     from agenthub.runtime.process_tree import ProcessTree
     from agenthub.runtime.protocol import Exchange
 
@@ -176,6 +174,14 @@ class _Run:
         if self._launch.record:
             write_record(self._launch.record, pid, mark, self._launch.run_id)
         self._tree = tree_factory(pid, self._launch.run_id, mark)
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # its end will be noticed
+            os.write(self._process.stdin.fileno(), OPEN_GATE)
+        # While the program starts, there is time to load what watches it.
+        from agenthub.runtime.disk_use import DiskUse
+        from agenthub.runtime.pipes import Pipes
+        from agenthub.runtime.watch import Watch
+
         self._disk = DiskUse(launch.scratch, limits.disk) if launch.scratch else None
         self._watch = Watch(self._tree, pid, self._limits, self._cgroup, self._disk, self._confinement.helpers)
         wake = [cancellation.fileno() for cancellation in self._cancellations]
@@ -183,7 +189,7 @@ class _Run:
             self._pidfd = os.pidfd_open(pid)
             wake.append(self._pidfd)
         self._pipes = Pipes(self._process, self._exchange, self._log, wake, self._delivery)
-        self._pipes.send(OPEN_GATE + self._exchange.request)
+        self._pipes.send(self._exchange.request)
 
     def loop(self) -> None:
         """Until the first process has ended."""
@@ -308,6 +314,8 @@ class _Run:
         return self._disk.peak
 
     def _kill(self) -> bool:
+        from agenthub.runtime.kill import kill_tree
+
         assert self._tree is not None
         self._confinement.kill()
         self._survivors = not kill_tree(self._tree, self._pid, self._cgroup, self._watch.reaped)

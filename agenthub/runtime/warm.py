@@ -79,12 +79,12 @@ class Upkeep(NamedTuple):
 def worker_directory(paths: Paths, agent: LocatedAgent) -> str:
     """Where an agent's workers have their sockets; private to the user."""
     if agent.owner:
-        return os.path.join(paths.workers, agent.owner, agent.name)
+        return paths.workers_of(agent.owner, agent.name)
     import zlib
 
     path = os.fsencode(agent.directory)
     name = f"{os.path.basename(agent.directory)[:60]}-{zlib.crc32(path):08x}{zlib.adler32(path):08x}"
-    return os.path.join(paths.workers, "-", name)
+    return os.path.join(paths.workers_of("", ""), name)
 
 
 def can_be_warm(agent: LocatedAgent) -> str:

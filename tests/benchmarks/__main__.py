@@ -10,11 +10,15 @@ import sys
 import tempfile
 from typing import TYPE_CHECKING
 
+from tests.benchmarks.batches import batch_rows
+from tests.benchmarks.history import history_rows
 from tests.benchmarks.isolation import isolation_rows
 from tests.benchmarks.measure import Row, command, compare, peak_rss, table
+from tests.benchmarks.warm import warm_rows
+from tests.integration.openai_server import KEY, OpenAIServer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 BIN = os.path.dirname(sys.executable)
 AGENTHUB = os.path.join(BIN, "agenthub")
@@ -32,7 +36,12 @@ dependencies: {dependencies}
 python_version: ">=3.11"
 interface: {{methods: {{go: {{description: does nothing}}}}}}
 """
-LLM_CLIENT = "import openai\nclient = openai.OpenAI(api_key='none')"  # what every call of a real one does
+# What a call of a real one does, against an endpoint on loopback.
+LLM_CALL = """\
+import openai
+client = openai.OpenAI()
+message = {"role": "user", "content": "hello"}
+client.chat.completions.create(model="m", messages=[message])"""
 SCRIPT = """\
 import json, sys
 {imports}
@@ -42,18 +51,27 @@ print(json.dumps({{"result": request["method"]}}))
 
 
 def main() -> int:
-    with tempfile.TemporaryDirectory() as work:
+    with tempfile.TemporaryDirectory() as work, OpenAIServer() as server:
         env = {**os.environ, "AGENTHUB_HOME": os.path.join(work, "home"), "CI": "1"}
+        env |= {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": server.url}
         env.pop("PYTHONDONTWRITEBYTECODE", None)  # users have their bytecode cached
         trivial = write_agent(work, "trivial", "agent", "[]", "def go():\n    return 1\n")
-        heavy = write_agent(work, "heavy", "agent.py", "[openai]", SCRIPT.format(imports=LLM_CLIENT))
-        run_checked([AGENTHUB, "install", "--yes", trivial, heavy], env)
+        heavy = write_agent(work, "heavy", "agent.py", "[openai]", SCRIPT.format(imports=LLM_CALL))
+        imports = [
+            write_agent(work, f"imports-{name}", "agent.py", f"[{name}]", SCRIPT.format(imports=f"import {name}"))
+            for name in ("openai", "pandas")
+        ]
+        run_checked([AGENTHUB, "install", "--yes", "--compile-bytecode", trivial, heavy, *imports], env)
+        tool = trivial_tool(env["AGENTHUB_HOME"], env)
         rows = [
             *starting(work, env),
-            *running(env),
+            *running(env, tool),
+            *warm_rows(env, tool, {"imports-openai": 0.2, "imports-pandas": 0.15}),
             *installing(work, env, trivial),
             *scaling(work, env),
             *isolation_rows(),
+            *history_rows(work, env),
+            *batch_rows(work, env),
         ]
     print(table(rows))
     return 0 if all(row.met for row in rows) else 1
@@ -65,10 +83,9 @@ def starting(work: str, env: Mapping[str, str]) -> list[Row]:
     return [compare("import agenthub / python -c pass", 2, command([python, "-c", "import agenthub"], env), bare)]
 
 
-def running(env: Mapping[str, str]) -> list[Row]:
+def running(env: Mapping[str, str], tool: Callable[[], float]) -> list[Row]:
     home = env["AGENTHUB_HOME"]
     run = command([AGENTHUB, "run", "trivial", "go"], env)
-    tool = trivial_tool(home, env)
     by_hand = [
         os.path.join(home, "agents/local/heavy/venv/bin/python"),
         "agent.py",
@@ -76,15 +93,15 @@ def running(env: Mapping[str, str]) -> list[Row]:
     ]
     directory = os.path.join(home, "agents/local/heavy")
     rows = [
-        compare("run of a trivial agent / uvx --offline of a trivial tool", 0.7, run, tool),
+        compare("run of a trivial agent / uvx --offline of a trivial tool", 0.6, run, tool),
         compare(
-            "run of an agent with an openai client / its script by hand",
+            "run of an agent that asks a model by openai / its script by hand",
             1.10,
-            command([AGENTHUB, "run", "heavy", "go"], env),
+            command([AGENTHUB, "run", "--env", "OPENAI_API_KEY", "--env", "OPENAI_BASE_URL", "heavy", "go"], env),
             command(by_hand, env, cwd=directory),
         ),
     ]
-    peak = max(peak_rss([AGENTHUB, "run", "heavy", "go"], env) for _ in range(5))
+    peak = max(peak_rss([AGENTHUB, "run", "trivial", "go"], env) for _ in range(5))
     rows.append(Row("our own peak memory during a run / 40 MB", f"{peak / MB:.1f} MB", "40 MB", peak / (40 * MB), 1))
     return rows
 
@@ -153,7 +170,7 @@ def scaling(work: str, env: Mapping[str, str]) -> list[Row]:
 
 
 def clone_agents(work: str, env: Mapping[str, str], count: int) -> dict[str, str]:
-    """A store with `count` agents: the installed trivial one under other names, its environment shared."""
+    """A store with `count` agents: the installed trivial one under other names, its files shared."""
     source = os.path.realpath(os.path.join(env["AGENTHUB_HOME"], "agents/local/trivial"))
     home = os.path.join(work, f"home-of-{count}")
     os.makedirs(os.path.join(home, "agents/local"))
@@ -164,8 +181,9 @@ def clone_agents(work: str, env: Mapping[str, str], count: int) -> dict[str, str
         name = f"trivial-{number}"
         place = os.path.join(home, "versions/local", name, "1.0-000000000000")
         os.makedirs(os.path.join(place, ".agenthub"))
-        for shared in ("agent.py", "agent.yaml", "venv"):
-            os.symlink(os.path.join(source, shared), os.path.join(place, shared))
+        for shared in ("agent.py", "agent.yaml"):
+            os.link(os.path.join(source, shared), os.path.join(place, shared))
+        shutil.copytree(f"{source}/venv", f"{place}/venv", symlinks=True, copy_function=os.link)
         with open(os.path.join(place, ".agenthub/record.json"), "w") as file:
             json.dump({**record, "name": name}, file)
         os.symlink(f"../../versions/local/{name}/1.0-000000000000", os.path.join(home, "agents/local", name))

@@ -23,7 +23,7 @@ from agenthub.runtime import batch
 from agenthub.runtime.batch import Row, RowResult
 from agenthub.runtime.batch_results import ResultsFile
 from agenthub.runtime.permissions import Changes
-from agenthub.runtime.warm import list_workers
+from agenthub.runtime.warm import list_workers, stop_worker
 from tests.support import (
     COMMAND,
     assert_refused,
@@ -595,7 +595,9 @@ def test_long_batches_run_in_workers_of_their_own_which_end_with_them(mapper, sh
         wait_until(workers, None, "a worker is there")
         yield from [{}] * 6
 
-    wait_until(lambda: not workers(), None, "those of other tests are gone")
+    for worker in workers():  # of batches that other tests killed
+        stop_worker(worker, patience=10)
+    assert not workers()
     found = list(mapper.map("loaded", source(), jobs=1))
     assert len(set(found[-4:])) == 1  # one process was forked for each
     assert len(set(found[:3])) == 3
