@@ -542,7 +542,7 @@ def test_another_user_is_not_spoken_to(warm, side, monkeypatch):
                 os._exit(1 if connection.recv(1) else 0)
             except OSError:
                 os._exit(0)
-        wait_until(lambda: _listens(path), None, "it listens")
+        wait_until(lambda: _listens(short), None, "it listens")
         assert warm.do(agent, "")["warm"] is False
         assert os.waitpid(pid, 0)[1] == 0, "nothing was sent to it"
 
