@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import textwrap
@@ -66,7 +67,7 @@ def own_children():
     """This process's children, zombies included."""
     found = []
     for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/children") as file:
+        with contextlib.suppress(FileNotFoundError), open(f"/proc/self/task/{task}/children") as file:  # it has ended
             found += file.read().split()
     return found
 
