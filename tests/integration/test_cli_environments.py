@@ -263,6 +263,7 @@ def test_a_sound_environment_is_not_blamed_for_an_agents_error(cli, place):
     assert_refused(cli("run", "worker", "go"), 1, "worker", "nothing_of_the_kind")
 
 
+@pytest.mark.slow
 def test_without_uv_virtualenv_and_pip_do_it(cli, place, monkeypatch):
     monkeypatch.setenv("AGENTHUB_USE_UV", "off")
     worker(place, dependencies=["six"])

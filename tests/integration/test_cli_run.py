@@ -502,6 +502,7 @@ def test_a_result_file_outside_of_the_scratch_directory_is_refused(run, path):
     assert_refused(run("stolen", "--answer", path), 1, "probe", path)
 
 
+@pytest.mark.slow
 def test_64_mb_pass_in_both_directions(run):
     size = 64 << 20
     finished = run("measured", "-", stdin=json.dumps({"data": "a" + "x" * (size - 2) + "z"}))

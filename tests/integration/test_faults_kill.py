@@ -98,6 +98,7 @@ def kill_again_and_again(hub, agents, kills, seed):
     return seen
 
 
+@pytest.mark.slow
 def test_kill_at_any_instant(hub, agents):
     kill_again_and_again(hub, agents, 12, seed=12)
 
@@ -163,6 +164,7 @@ def test_a_stopped_install_leaves_nothing(hub, tmp_path, number):
     assert hub.agents() == []
 
 
+@pytest.mark.slow
 def test_signals_at_any_instant_of_an_install(hub, agents):
     """From its first entry in the store on: before, Python itself is starting, and after its last line it has ended."""
     chance = random.Random(8)
@@ -203,6 +205,7 @@ def test_an_uninstall_that_was_killed_between_its_steps(hub, tmp_path, before):
     assert "leftover" not in hub.ok("doctor", "--fix")
 
 
+@pytest.mark.slow
 def test_uninstalls_that_are_killed(hub, agents):
     for number in range(4):
         hub.install(agents[0])

@@ -486,6 +486,7 @@ def installer(home, count, name):
         yield process
 
 
+@pytest.mark.slow
 def test_killed_at_any_instant(store):
     """50 installers die at random instants: the agent is whole each time, and the next sweep removes their rests."""
     install(store, "local", "x", "0")

@@ -246,6 +246,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_kills_at_any_moment_lose_and_double_nothing(place, tmp_path):
     """Writers and readers are killed at random; each run that was written is there once, with its end."""
     chance, written, said = random.Random(7), [], []
