@@ -39,6 +39,7 @@ class Delivery:
         self._wanted = False  # somebody is to be woken once all is delivered
         self._unhandled = 0
         self._reader = self._writer = -1
+        self._thread: threading.Thread | None = None
         self.failure: BaseException | None = None
 
     def through(self, listener: Callable[..., None] | None) -> Callable[..., None] | None:
@@ -105,6 +106,9 @@ class Delivery:
                 if descriptor >= 0:
                     os.close(descriptor)
             self._reader = self._writer = -1
+            leaving = None if self._busy else self._thread
+        if leaving is not None and leaving is not threading.current_thread():
+            leaving.join()  # it calls nobody, and ends at once
 
     def _put(self, listener: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         with self._changed:
@@ -119,7 +123,8 @@ class Delivery:
         self._reader, self._writer = map(out_of_the_way, os.pipe())
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
-        threading.Thread(target=self._deliver, name="agenthub delivery", daemon=True).start()
+        self._thread = threading.Thread(target=self._deliver, name="agenthub delivery", daemon=True)
+        self._thread.start()
 
     def _deliver(self) -> None:
         while (call := self._next()) is not None:

@@ -161,15 +161,28 @@ def _find(program: str, env: Mapping[str, str], cwd: str) -> str | None:
     return None
 
 
-def apply_rlimits(pid: int, limits: Limits) -> int | None:
-    """Caps a waiting gate's resources; every descendant inherits them.
+def choose_mark(pid: int) -> int | None:
+    """A mark for the run of a waiting gate: the value of a harmless limit, which descendants cannot raise.
+
+    They need not know about it, so that orphans with a cleared environment are recognised. The run's tree is opened
+    with it before `apply_rlimits` sets it: another run that ends meanwhile would take it for a stray of its own.
 
     Returns:
-        A mark of this run: the value of a harmless limit, which descendants cannot raise and need not know about,
-        so that orphans with a cleared environment are recognised. None where limits of others cannot be set.
+        None where limits of others cannot be set.
     """
     if not hasattr(resource, "prlimit"):
         return None
+    try:
+        hard = resource.prlimit(pid, resource.RLIMIT_RTTIME)[1]
+    except ProcessLookupError:  # killed already; its end will be noticed
+        return None
+    return (_HIGHEST if hard == resource.RLIM_INFINITY else hard) - int.from_bytes(os.urandom(5), "big")
+
+
+def apply_rlimits(pid: int, limits: Limits, mark: int | None) -> None:
+    """Caps a waiting gate's resources, and marks it; every descendant inherits both."""
+    if mark is None:
+        return
     wanted: dict[int, int] = {resource.RLIMIT_CORE: 0}
     if (
         limits.memory is not None
@@ -187,13 +200,9 @@ def apply_rlimits(pid: int, limits: Limits) -> int | None:
         if limits.cpu is not None:
             seconds = math.ceil(min(limits.cpu, _LONGEST_CPU))
             _cap(pid, resource.RLIMIT_CPU, seconds, seconds + 1)
-        hard = resource.prlimit(pid, resource.RLIMIT_RTTIME)[1]
-        ceiling = _HIGHEST if hard == resource.RLIM_INFINITY else hard
-        mark = ceiling - int.from_bytes(os.urandom(5), "big")
         _cap(pid, resource.RLIMIT_RTTIME, mark, mark)
     except ProcessLookupError:  # killed already; its end will be noticed
-        return None
-    return mark
+        return
 
 
 def _cap(pid: int, which: int, soft: int, hard: int) -> None:

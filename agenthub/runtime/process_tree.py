@@ -55,7 +55,7 @@ def open_tree(root: int, run_id: str, mark: int | None) -> ProcessTree:
     Args:
         root: pid of the run's first process.
         run_id: value of `AGENTHUB_RUN_ID` in its environment.
-        mark: what `apply_rlimits` returned.
+        mark: what `choose_mark` returned.
     """
     if os.path.exists("/proc/self/stat"):
         return ProcTree(root, run_id, mark)

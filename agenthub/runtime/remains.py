@@ -20,7 +20,7 @@ def write_record(path: str, pid: int, mark: int | None, run_id: str) -> None:
     Args:
         path: the record, removed with the run's scratch directory.
         pid: the first process, which leads a session.
-        mark: what `apply_rlimits` returned.
+        mark: what `choose_mark` returned.
         run_id: what is in the run's environment.
     """
     member = read_member(pid)

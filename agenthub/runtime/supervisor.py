@@ -14,7 +14,7 @@ from agenthub.runtime.cancellation import STOP_PIPE, StopPipe
 from agenthub.runtime.cgroups import make_cgroup
 from agenthub.runtime.confined import Confinement, Unconfined
 from agenthub.runtime.delivery import Delivery
-from agenthub.runtime.launch import OPEN_GATE, Launch, apply_rlimits, check_program, open_doors, start_gated
+from agenthub.runtime.launch import OPEN_GATE, Launch, apply_rlimits, check_program, choose_mark, open_doors, start_gated
 from agenthub.runtime.process_tree import open_tree
 from agenthub.runtime.remains import remove_record, write_record
 from agenthub.runtime.subreaper import Subreaper
@@ -170,10 +170,11 @@ class _Run:
             for door in doors:
                 os.close(door)
         pid = self._pid = self._process.pid
-        mark = apply_rlimits(pid, limits)
+        mark = choose_mark(pid)
+        self._tree = tree_factory(pid, self._launch.run_id, mark)
+        apply_rlimits(pid, limits, mark)
         if self._launch.record:
             write_record(self._launch.record, pid, mark, self._launch.run_id)
-        self._tree = tree_factory(pid, self._launch.run_id, mark)
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # its end will be noticed
             os.write(self._process.stdin.fileno(), OPEN_GATE)

@@ -19,7 +19,7 @@ from agenthub.runtime.cgroups import make_cgroup
 from agenthub.runtime.delivery import Delivery
 from agenthub.runtime.disk_use import DiskUse
 from agenthub.runtime.kill import Reaped, kill_tree
-from agenthub.runtime.launch import OPEN_GATE, Launch, apply_rlimits, check_program, open_doors, start_gated
+from agenthub.runtime.launch import OPEN_GATE, Launch, apply_rlimits, check_program, choose_mark, open_doors, start_gated
 from agenthub.runtime.lines import Log
 from agenthub.runtime.process_manager import exchange_of, interpreter_of, outcome_of
 from agenthub.runtime.process_tree import open_tree
@@ -163,9 +163,10 @@ class Worker:
         pid = self.root = self._process.pid
         if held.processes is not None:
             held = held._replace(processes=held.processes + _SPARE_TASKS)
-        mark = apply_rlimits(pid, held._replace(cpu=None))  # its own time is that of all its runs together
-        write_record(launch.record, pid, mark, launch.run_id)
+        mark = choose_mark(pid)
         self.tree = open_tree(pid, launch.run_id, mark)
+        apply_rlimits(pid, held._replace(cpu=None), mark)  # its own time is that of all its runs together
+        write_record(launch.record, pid, mark, launch.run_id)
         assert self._process.stdin is not None
         self._process.stdin.write(OPEN_GATE)
         self._process.stdin.close()

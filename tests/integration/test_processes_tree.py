@@ -155,6 +155,15 @@ def test_orphans_of_the_embedding_program_are_not_touched():
     os.waitpid(int(orphans[0]), 0)
 
 
+def test_a_run_that_ends_while_another_starts_does_not_take_it_for_its_own():
+    def open_late(root, run_id, mark):
+        assert supervised("print('the other')")[0].status == 0
+        return open_tree(root, run_id, mark)
+
+    completion, _ = supervised("print('this one')", tree_factory=open_late)
+    assert (completion.status, completion.log) == (0, ("this one",))
+
+
 def test_being_a_subreaper_ends_with_the_run():
     def is_subreaper():
         value = ctypes.c_int()

@@ -277,7 +277,7 @@ def test_python_stops_a_run_by_leaving_it(tmp_path, stop):
         stop(stream)
         assert list(stream) == []
     del stream
-    assert threading.active_count() == threads
+    wait_until(lambda: threading.active_count() == threads, None, "no thread is left")
     assert _children_of(os.getpid()) == []
 
 
