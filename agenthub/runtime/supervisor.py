@@ -14,7 +14,15 @@ from agenthub.runtime.cancellation import STOP_PIPE, StopPipe
 from agenthub.runtime.cgroups import make_cgroup
 from agenthub.runtime.confined import Confinement, Unconfined
 from agenthub.runtime.delivery import Delivery
-from agenthub.runtime.launch import OPEN_GATE, Launch, apply_rlimits, check_program, choose_mark, open_doors, start_gated
+from agenthub.runtime.launch import (
+    OPEN_GATE,
+    Launch,
+    apply_rlimits,
+    check_program,
+    choose_mark,
+    open_doors,
+    start_gated,
+)
 from agenthub.runtime.process_tree import open_tree
 from agenthub.runtime.remains import remove_record, write_record
 from agenthub.runtime.subreaper import Subreaper

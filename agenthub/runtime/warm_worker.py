@@ -19,7 +19,15 @@ from agenthub.runtime.cgroups import make_cgroup
 from agenthub.runtime.delivery import Delivery
 from agenthub.runtime.disk_use import DiskUse
 from agenthub.runtime.kill import Reaped, kill_tree
-from agenthub.runtime.launch import OPEN_GATE, Launch, apply_rlimits, check_program, choose_mark, open_doors, start_gated
+from agenthub.runtime.launch import (
+    OPEN_GATE,
+    Launch,
+    apply_rlimits,
+    check_program,
+    choose_mark,
+    open_doors,
+    start_gated,
+)
 from agenthub.runtime.lines import Log
 from agenthub.runtime.process_manager import exchange_of, interpreter_of, outcome_of
 from agenthub.runtime.process_tree import open_tree
