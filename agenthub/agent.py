@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from agenthub.config import Settings
 from agenthub.errors import AgentRuntimeError, error_class
 from agenthub.runtime.agent_runtime import AgentRuntime, find_method
-from agenthub.runtime.permissions import Changes, checked_items
-from agenthub.runtime.run_plan import RunOptions
+from agenthub.runtime.runs.permissions import Changes, checked_items
+from agenthub.runtime.runs.plan import RunOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
         Sequence,
     )
 
-    from agenthub.runtime.agent_locator import LocatedAgent
-    from agenthub.runtime.batch import Batch, RowResult
-    from agenthub.runtime.cancellation import Cancellation
-    from agenthub.runtime.run_stream import AsyncRunStream, RunStream
+    from agenthub.runtime.batches.batch import Batch, RowResult
+    from agenthub.runtime.processes.cancellation import Cancellation
+    from agenthub.runtime.runs.locator import LocatedAgent
+    from agenthub.runtime.runs.stream import AsyncRunStream, RunStream
 
 
 class FileResult(NamedTuple):
@@ -126,13 +126,13 @@ class Agent:
         Raises:
             MethodNotFoundError: the agent has no such method. Everything else that `call` raises, the iterator does.
         """
-        from agenthub.runtime.run_stream import RunStream
+        from agenthub.runtime.runs.stream import RunStream
 
         return RunStream(self._streamed(method, parameters))
 
     def astream(self, method: str, /, **parameters: Any) -> AsyncRunStream:
         """`stream` for asyncio: `async for chunk in agent.astream("write", …)`; leave it early by `aclose`."""
-        from agenthub.runtime.run_stream import AsyncRunStream
+        from agenthub.runtime.runs.stream import AsyncRunStream
 
         return AsyncRunStream(self._streamed(method, parameters))
 
@@ -176,7 +176,7 @@ class Agent:
             MethodNotFoundError: the agent has no such method.
             InvalidInputError: `jobs` or `retry` cannot be.
         """
-        from agenthub.runtime.batch import numbered
+        from agenthub.runtime.batches.batch import numbered
 
         batch = self._batch(method, jobs, ordered, retry)
         return _results(batch.results(numbered(rows)), return_exceptions)
@@ -195,7 +195,7 @@ class Agent:
 
         Cancelling the task that iterates, or `aclose`, stops the rows that run.
         """
-        from agenthub.runtime.batch_async import iterate
+        from agenthub.runtime.batches.asynchronous import iterate
 
         batch = self._batch(method, jobs, ordered, retry)
         async with contextlib.aclosing(iterate(batch, rows)) as finished:
@@ -203,7 +203,7 @@ class Agent:
                 yield _result_or_error(one.envelope, return_exceptions)
 
     def _batch(self, method: str, jobs: int, ordered: bool, retry: int) -> Batch:
-        from agenthub.runtime.batch import Batch, BatchOptions
+        from agenthub.runtime.batches.batch import Batch, BatchOptions
 
         options = BatchOptions(jobs=jobs, ordered=ordered, retry=retry)
         return Batch(self._runtime, self._located, method, self._options, options)

@@ -20,39 +20,15 @@ LAYERS = [
     {"base": ["manifest"]},  # and every module at the top that is named nowhere here
     {
         "packages": ["packages"],
-        "environments": ["runtime.dependencies", "runtime.environment_", "runtime.interpreters"],
-        "processes": ["runtime."],
+        "environments": ["runtime.environments", "runtime.environment_manager"],
+        "processes": ["runtime.processes", "runtime.process_manager", "runtime.sandbox", "runtime.agent_side"],
         "observability": ["observability"],
     },
-    {
-        "facades": [
-            "runtime.agent_documents",
-            "runtime.agent_info",
-            "runtime.agent_installer",
-            "runtime.agent_locator",
-            "runtime.agent_runtime",
-            "runtime.agent_validator",
-            "runtime.batch",
-            "runtime.batch_",
-            "runtime.cached_environments",
-            "runtime.diagnosis",
-            "runtime.explanation",
-            "runtime.file_results",
-            "runtime.overview",
-            "runtime.permissions",
-            "runtime.run_confinement",
-            "runtime.run_facts",
-            "runtime.run_plan",
-            "runtime.run_refusals",
-            "runtime.secret_store",
-            "runtime.secrets",
-            "runtime.uninstalled_agents",
-            "runtime.variables",
-            "runtime.warm",
-            "runtime.warm_client",
-            "runtime.warm_keeper",
-        ]
-    },
+    {"secrets": ["runtime.secrets"]},
+    {"runs": ["runtime.runs"]},
+    {"workers": ["runtime.workers"]},
+    {"facades": ["runtime.agent_runtime", "runtime.agents"]},
+    {"batches": ["runtime.batches"]},
     {"faces": ["agent", "testing", ""]},
     {"cli": ["cli", "__main__"]},
 ]
@@ -85,7 +61,7 @@ def place(module):
         for layer, rooms in enumerate(LAYERS)
         for room, prefixes in rooms.items()
         for prefix in prefixes
-        if name == prefix or (prefix and name.startswith(prefix if prefix.endswith((".", "_")) else prefix + "."))
+        if name == prefix or (prefix and name.startswith(prefix + "."))
     ]
     if not fitting:
         return None if "." in name else (0, "base")
@@ -175,7 +151,11 @@ HEAVY = {
     *("psutil", "pydantic", "rich", "shutil", "tempfile", "typer", "urllib", "uv", "virtualenv", "yaml", "tomllib"),
     *("sqlite3", "agenthub.observability.history", "agenthub.observability.database"),
     *("difflib", "traceback", "agenthub.manifest.reader", "agenthub.manifest.schema", "agenthub.packages.git"),
-    *("agenthub.runtime.agent_installer", "agenthub.runtime.environment_builders", "agenthub.runtime.interpreters"),
+    *(
+        "agenthub.runtime.agents.installer",
+        "agenthub.runtime.environments.builders",
+        "agenthub.runtime.environments.interpreters",
+    ),
 }
 _LIST_MODULES = """
 import atexit, json, os, sys

@@ -112,8 +112,8 @@ def _consent_to_own(directory: str) -> None:
     from agenthub.config import Settings
     from agenthub.errors import StoreError
     from agenthub.packages.store import Store
-    from agenthub.runtime.agent_locator import locate_directory
-    from agenthub.runtime.uninstalled_agents import directory_content
+    from agenthub.runtime.agents.uninstalled import directory_content
+    from agenthub.runtime.runs.locator import locate_directory
 
     with suppress(StoreError):
         agent = locate_directory(directory)
@@ -143,7 +143,7 @@ def configure_validate(parser: argparse.ArgumentParser) -> None:
 
 def validate(arguments: argparse.Namespace, output: Output) -> int:
     """Checks manifest, entry point, methods against the code, and environment."""
-    from agenthub.runtime.agent_validator import validate_agent
+    from agenthub.runtime.agents.validator import validate_agent
 
     validation = validate_agent(os.path.abspath(arguments.directory))
     environment = "not checked"
@@ -175,7 +175,7 @@ def _environment(arguments: argparse.Namespace, output: Output) -> tuple[str, li
     from agenthub.cli.consent import prepare_uninstalled
     from agenthub.errors import EnvironmentError, PermissionDeniedError
     from agenthub.runtime.agent_runtime import AgentRuntime
-    from agenthub.runtime.agent_validator import Finding, validate_loaded
+    from agenthub.runtime.agents.validator import Finding, validate_loaded
 
     runtime = AgentRuntime()
     try:
@@ -188,4 +188,4 @@ def _environment(arguments: argparse.Namespace, output: Output) -> tuple[str, li
 
 
 if TYPE_CHECKING:
-    from agenthub.runtime.agent_validator import Finding
+    from agenthub.runtime.agents.validator import Finding

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from agenthub.config import MB, SANDBOX_LEVELS, format_size
 from agenthub.errors import InvalidInputError, nearest
 from agenthub.manifest.inputs import convert_text
-from agenthub.runtime.permissions import ANY, KINDS, Changes, check_item
+from agenthub.runtime.runs.permissions import ANY, KINDS, Changes, check_item
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from agenthub.cli.output import Output
-    from agenthub.runtime.agent_locator import LocatedAgent
+    from agenthub.runtime.runs.locator import LocatedAgent
 
 # Each hands over the words up to the cursor and gets one candidate a line; none means: complete file names.
 _SCRIPTS = {
@@ -137,7 +137,7 @@ def _located(agent: str) -> LocatedAgent | None:
     from agenthub.config import Settings
     from agenthub.errors import AgentRuntimeError
     from agenthub.packages.store import Store
-    from agenthub.runtime.agent_locator import locate
+    from agenthub.runtime.runs.locator import locate
 
     try:
         return locate(Store(Settings().paths), agent)
@@ -155,8 +155,8 @@ def _grantable(kind: str) -> Iterable[str]:
     """What may stand after `grant AGENT KIND`; paths are completed by the shell."""
     from agenthub.cli.grants_commands import SANDBOXES
     from agenthub.config import Settings
-    from agenthub.runtime.permissions import ANY_WORD
-    from agenthub.runtime.secret_store import SecretStore
+    from agenthub.runtime.runs.permissions import ANY_WORD
+    from agenthub.runtime.secrets.store import SecretStore
 
     if kind == "secret":
         return SecretStore(Settings().paths).names()

@@ -8,16 +8,16 @@ from agenthub.cli.inspect_commands import held_text, limits_text
 from agenthub.config import format_size
 from agenthub.errors import PermissionDeniedError
 from agenthub.manifest import AgentManifest
-from agenthub.runtime.agent_info import isolation_here, limits_here, permission_words
-from agenthub.runtime.permissions import asked_permissions, phrases
+from agenthub.runtime.agents.info import isolation_here, limits_here, permission_words
+from agenthub.runtime.runs.permissions import asked_permissions, phrases
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from agenthub.cli.output import Output
     from agenthub.packages.spec import Spec
-    from agenthub.runtime.agent_installer import Plan
-    from agenthub.runtime.agent_locator import LocatedAgent
     from agenthub.runtime.agent_runtime import AgentRuntime
+    from agenthub.runtime.agents.installer import Plan
+    from agenthub.runtime.runs.locator import LocatedAgent
 
 _LONGEST = 200  # characters of one thing that an author wrote
 _SOURCES = {"directory": "local directory", "archive": "archive", "git": "git"}
@@ -111,7 +111,7 @@ def prepare_uninstalled(runtime: AgentRuntime, text: str, options: Any, output: 
     Raises:
         PermissionDeniedError: refused, or nobody could be asked.
     """
-    from agenthub.runtime.uninstalled_agents import prepare
+    from agenthub.runtime.agents.uninstalled import prepare
 
     def consent(agent: LocatedAgent, spec: Spec) -> None:
         for line in describe(agent.manifest, _SOURCES[spec.kind], runtime):

@@ -22,7 +22,7 @@ def configure_doctor(parser: argparse.ArgumentParser) -> None:
 def doctor(arguments: argparse.Namespace, output: Output) -> int:
     """Looks at this machine and at everything installed; 0 where nothing is wrong."""
     from agenthub.runtime.agent_runtime import AgentRuntime
-    from agenthub.runtime.diagnosis import examine_machine
+    from agenthub.runtime.agents.diagnosis import examine_machine
 
     with output.progress("examining") as progress:
         checks = examine_machine(AgentRuntime(), fix=arguments.fix, on_progress=progress.update)

@@ -50,9 +50,9 @@ def revoke(arguments: argparse.Namespace, output: Output) -> int:
 
 def _change(arguments: argparse.Namespace, output: Output, *, add: bool) -> int:
     from agenthub.manifest import load_manifest
-    from agenthub.runtime.agent_locator import working_directory
-    from agenthub.runtime.permissions import check_item, effective_permissions
-    from agenthub.runtime.run_plan import stored_changes
+    from agenthub.runtime.runs.locator import working_directory
+    from agenthub.runtime.runs.permissions import check_item, effective_permissions
+    from agenthub.runtime.runs.plan import stored_changes
 
     kind = arguments.kind
     values = [_checked(kind, value, working_directory(), check_item) for value in arguments.values]
@@ -102,7 +102,7 @@ def _add(grants: dict[str, list[str]], key: str, values: list[str], manifest: Ag
 
 def _take(grants: dict[str, list[str]], key: str, values: list[str], manifest: AgentManifest) -> None:
     """Takes what was granted; what the manifest asks for is denied from now on."""
-    from agenthub.runtime.permissions import asked_permissions
+    from agenthub.runtime.runs.permissions import asked_permissions
 
     grants[key] = [] if "*" in values else [value for value in grants[key] if value not in values]
     denied = f"denied_{key}"
@@ -119,7 +119,7 @@ def _sentence(kind: str, items: tuple[str, ...]) -> str:
 
 def _warn_of_useless(names: list[str], manifest: AgentManifest, settings: Settings, output: Output) -> None:
     """A grant of what an agent does not declare, or of what is not kept, gives nothing."""
-    from agenthub.runtime.secret_store import SecretStore
+    from agenthub.runtime.secrets.store import SecretStore
 
     declared = {variable.name for variable in manifest.environment}
     kept = SecretStore(settings.paths).names()

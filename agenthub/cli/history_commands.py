@@ -278,7 +278,7 @@ def _same_version(record: RunRecord) -> str:
     """
     from agenthub.config import Settings
     from agenthub.packages.store import Store
-    from agenthub.runtime.agent_locator import locate_directory
+    from agenthub.runtime.runs.locator import locate_directory
 
     directory, found = record.directory or "", ""
     if os.path.isdir(directory):
@@ -312,7 +312,7 @@ def stop(arguments: argparse.Namespace, output: Output) -> int:
 
 
 def _stop_run(arguments: argparse.Namespace, output: Output) -> int:
-    from agenthub.runtime.cancellation import STOP_PIPE, is_listening, request_stop
+    from agenthub.runtime.processes.cancellation import STOP_PIPE, is_listening, request_stop
 
     path, run_id = _stop_pipe(arguments.run, output), ""
     if path:
@@ -332,7 +332,7 @@ def _stop_run(arguments: argparse.Namespace, output: Output) -> int:
 def _stop_pipe(prefix: str, output: Output) -> str:
     """The pipe of a run that is going on; empty where it has ended."""
     from agenthub.config import scratch_base
-    from agenthub.runtime.cancellation import STOP_PIPE, is_listening
+    from agenthub.runtime.processes.cancellation import STOP_PIPE, is_listening
 
     base = scratch_base()
     names = os.listdir(base) if prefix and os.path.isdir(base) else []

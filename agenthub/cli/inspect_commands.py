@@ -52,7 +52,7 @@ def dir_(arguments: argparse.Namespace, output: Output) -> int:
     settings = Settings()
     path = settings.paths.home
     if arguments.agent:
-        from agenthub.runtime.agent_locator import locate
+        from agenthub.runtime.runs.locator import locate
 
         path = locate(Store(settings.paths), arguments.agent).directory
     if arguments.json:

@@ -12,7 +12,7 @@ from agenthub.packages.store import Store
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from agenthub.cli.output import Output
-    from agenthub.runtime.agent_installer import AgentInstaller, Plan
+    from agenthub.runtime.agents.installer import AgentInstaller, Plan
 
 
 def configure_install(parser: argparse.ArgumentParser) -> None:
@@ -41,8 +41,8 @@ class _DryRun(Exception):
 def install(arguments: argparse.Namespace, output: Output) -> int:
     """Installs agents, one after another."""
     from agenthub.errors import InvalidInputError
-    from agenthub.runtime.agent_installer import AgentInstaller
     from agenthub.runtime.agent_runtime import AgentRuntime
+    from agenthub.runtime.agents.installer import AgentInstaller
 
     if arguments.identity and len(arguments.specs) > 1:
         raise InvalidInputError("--as names one agent, and there are several SPECs")
@@ -60,7 +60,7 @@ def install(arguments: argparse.Namespace, output: Output) -> int:
 def _install_one(
     installer: AgentInstaller, text: str, arguments: argparse.Namespace, output: Output
 ) -> dict[str, object]:
-    from agenthub.runtime.agent_installer import InstallOptions
+    from agenthub.runtime.agents.installer import InstallOptions
 
     started = time.monotonic()
     report: dict[str, object] = {"spec": text}

@@ -82,7 +82,7 @@ def configure_cache(parser: argparse.ArgumentParser) -> None:
 def cache(arguments: argparse.Namespace, output: Output) -> int:
     """Where the cache is, how large, or without it."""
     from agenthub.packages.files import remove_tree
-    from agenthub.runtime.environment_state import directory_size
+    from agenthub.runtime.environments.state import directory_size
 
     path = Settings().paths.cache
     size = directory_size(path) if arguments.action != "dir" and os.path.isdir(path) else 0

@@ -12,11 +12,11 @@ from agenthub.cli.map_inputs import Lines, Rows
 from agenthub.cli.output import discard_stdout
 from agenthub.cli.run_commands import UNREAD, _agent, _cancelled_by_signals, _settings, explain
 from agenthub.errors import ExecutionError, InterruptedError, InvalidInputError
-from agenthub.runtime.agent_locator import working_directory
 from agenthub.runtime.agent_runtime import AgentRuntime, find_method
-from agenthub.runtime.batch import MOST_JOBS, Batch, BatchOptions
-from agenthub.runtime.batch_results import ResultsFile, result_line
-from agenthub.runtime.run_plan import RunOptions
+from agenthub.runtime.batches.batch import MOST_JOBS, Batch, BatchOptions
+from agenthub.runtime.batches.results import ResultsFile, result_line
+from agenthub.runtime.runs.locator import working_directory
+from agenthub.runtime.runs.plan import RunOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from agenthub.cli.output import Output
     from agenthub.cli.progress import Progress
-    from agenthub.runtime.agent_locator import LocatedAgent
-    from agenthub.runtime.batch import Row, RowResult
-    from agenthub.runtime.cancellation import Cancellation
+    from agenthub.runtime.batches.batch import Row, RowResult
+    from agenthub.runtime.processes.cancellation import Cancellation
+    from agenthub.runtime.runs.locator import LocatedAgent
 
 _WINDOW = 32  # rows for each job that may wait, on the way to standard output, for one that takes long
 _LOOK_BACK = 20.0  # seconds over which the rate is taken

@@ -14,14 +14,14 @@ from agenthub.config import format_size
 from agenthub.errors import InvalidInputError, nearest
 from agenthub.manifest.inputs import convert_text
 from agenthub.observability.recorder import digest
-from agenthub.runtime.batch import Row
+from agenthub.runtime.batches.batch import Row
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from agenthub.manifest import Method
-    from agenthub.runtime.cancellation import Cancellation
+    from agenthub.runtime.processes.cancellation import Cancellation
 
 _BLOCK = 1 << 16
 

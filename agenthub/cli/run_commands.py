@@ -16,11 +16,11 @@ from agenthub.cli.live import Live
 from agenthub.cli.output import discard_stdout, printable_values
 from agenthub.config import Settings
 from agenthub.errors import AgentRuntimeError, InvalidInputError, error_class
-from agenthub.runtime.agent_documents import refusal_envelope
-from agenthub.runtime.agent_locator import LocatedAgent, working_directory
 from agenthub.runtime.agent_runtime import AgentRuntime, find_method
-from agenthub.runtime.cancellation import Cancellation
-from agenthub.runtime.run_plan import RunOptions
+from agenthub.runtime.processes.cancellation import Cancellation
+from agenthub.runtime.runs.documents import refusal_envelope
+from agenthub.runtime.runs.locator import LocatedAgent, working_directory
+from agenthub.runtime.runs.plan import RunOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from agenthub.cli.output import Output
     from agenthub.manifest import Method
-    from agenthub.runtime.run_plan import RunPlan
+    from agenthub.runtime.runs.plan import RunPlan
 
 UNREAD = 128 + signal.SIGPIPE
 """Exit code of a run that was stopped since nobody reads its result any more: what the shell says of any program."""
@@ -101,7 +101,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def _agent(runtime: AgentRuntime, call: CallWords, output: Output) -> LocatedAgent:
     """The agent to run: installed, or fetched and prepared after consent."""
-    from agenthub.runtime.agent_locator import is_path
+    from agenthub.runtime.runs.locator import is_path
 
     assert call.agent is not None
     if not is_path(call.agent) and not _looks_like_source(call.agent):
@@ -170,7 +170,7 @@ def _run(
 def explain(plan: RunPlan, output: Output) -> int:
     """Prints what would be enforced."""
     from agenthub.cli.explain import render_explanation
-    from agenthub.runtime.explanation import explain_plan
+    from agenthub.runtime.runs.explanation import explain_plan
 
     explained = explain_plan(plan)
     if output.as_json:

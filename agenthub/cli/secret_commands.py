@@ -9,8 +9,8 @@ from typing import Any
 from agenthub.cli.app import Parser, add_common_options
 from agenthub.config import Settings
 from agenthub.errors import InvalidInputError
-from agenthub.runtime.masking import SHORTEST
-from agenthub.runtime.secret_store import LARGEST, SecretStore, check_secret_name
+from agenthub.runtime.processes.masking import SHORTEST
+from agenthub.runtime.secrets.store import LARGEST, SecretStore, check_secret_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ def configure_top(parser: argparse.ArgumentParser) -> None:
 def top(arguments: argparse.Namespace, output: Output) -> int:
     """Runs, loaded agents, memory and rates; until Ctrl-C."""
     from agenthub.observability.history import History
-    from agenthub.runtime.overview import overview
+    from agenthub.runtime.agents.overview import overview
 
     try:
         interval = parse_duration(arguments.interval)

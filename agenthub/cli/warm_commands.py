@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from agenthub.cli.output import Output
     from agenthub.config import Paths
-    from agenthub.runtime.warm import WorkerInfo
+    from agenthub.runtime.workers.control import WorkerInfo
 
 _MOST = 64
 _PATIENCE = 10.0  # seconds for a worker to end, with what it serves
@@ -31,8 +31,8 @@ def configure_warm(parser: argparse.ArgumentParser) -> None:
 def warm(arguments: argparse.Namespace, output: Output) -> int:
     """Loads an agent, and keeps it loaded for the runs to come."""
     from agenthub.runtime.agent_runtime import AgentRuntime
-    from agenthub.runtime.run_plan import RunOptions
-    from agenthub.runtime.warm import can_be_warm, start_worker
+    from agenthub.runtime.runs.plan import RunOptions
+    from agenthub.runtime.workers.control import can_be_warm, start_worker
 
     try:
         idle = parse_duration(arguments.idle)
@@ -84,7 +84,7 @@ def configure_ps(parser: argparse.ArgumentParser) -> None:
 
 def ps(arguments: argparse.Namespace, output: Output) -> int:
     """The agents that are kept loaded."""
-    from agenthub.runtime.warm import list_workers
+    from agenthub.runtime.workers.control import list_workers
 
     workers = list_workers(Settings().paths)
     if arguments.json:
@@ -106,8 +106,8 @@ def ps(arguments: argparse.Namespace, output: Output) -> int:
 
 def stop_workers(agent: str, paths: Paths) -> int:
     """Ends the workers of an agent that is called so; returns how many there were."""
-    from agenthub.runtime.agent_locator import is_path
-    from agenthub.runtime.warm import list_workers, stop_worker
+    from agenthub.runtime.runs.locator import is_path
+    from agenthub.runtime.workers.control import list_workers, stop_worker
 
     called = os.path.realpath(os.path.expanduser(agent)) if is_path(agent) else agent
     found = [worker for worker in list_workers(paths) if called in (worker.agent, worker.agent.partition("/")[2])]

@@ -11,23 +11,23 @@ from agenthub.errors import AgentNotFoundError, AgentRuntimeError, EnvironmentEr
 from agenthub.observability.recorder import Recorder
 from agenthub.packages.locks import hold
 from agenthub.packages.store import Store
-from agenthub.runtime.agent_documents import manifest_document, run_envelope
-from agenthub.runtime.agent_locator import LocatedAgent, is_path, locate, locate_directory
 from agenthub.runtime.environment_manager import PENDING_BYTECODE, EnvironmentManager
-from agenthub.runtime.file_results import with_file
-from agenthub.runtime.limits import Limits, merge_limits
-from agenthub.runtime.permissions import check_paths, effective_permissions
-from agenthub.runtime.run_facts import begin_recording
-from agenthub.runtime.run_plan import RunOptions, RunPlan, make_policy, plan_run, plan_worker, tiers_here
-from agenthub.runtime.variables import WITHHELD
+from agenthub.runtime.processes.limits import Limits, merge_limits
+from agenthub.runtime.runs.documents import manifest_document, run_envelope
+from agenthub.runtime.runs.facts import begin_recording
+from agenthub.runtime.runs.file_results import with_file
+from agenthub.runtime.runs.locator import LocatedAgent, is_path, locate, locate_directory
+from agenthub.runtime.runs.permissions import check_paths, effective_permissions
+from agenthub.runtime.runs.plan import RunOptions, RunPlan, make_policy, plan_run, plan_worker, tiers_here
+from agenthub.runtime.runs.variables import WITHHELD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from agenthub.manifest import Method
-    from agenthub.runtime.masking import Masker
     from agenthub.runtime.process_manager import ProcessManager
+    from agenthub.runtime.processes.masking import Masker
     from agenthub.runtime.sandbox.refusals import Refusal
 
 
@@ -120,7 +120,7 @@ class AgentRuntime:
             AgentNotFoundError: there is no such agent.
             InvalidManifestError: its manifest is missing or wrong.
         """
-        from agenthub.runtime.agent_info import describe_agent
+        from agenthub.runtime.agents.info import describe_agent
 
         return describe_agent(self, self.locate(agent_path))
 
@@ -198,7 +198,7 @@ class AgentRuntime:
         """By a worker, where there is one for this agent that was given what this run may have."""
         if python is None or not self._may_be_loaded(plan.agent):
             return None
-        from agenthub.runtime.warm_client import run_warm
+        from agenthub.runtime.workers.client import run_warm
 
         current, level = lambda: self._current_order(plan.agent, python), self.runtime_config.log_level
         return run_warm(self.settings.paths, plan, python, options, run_id, current, level)
@@ -219,14 +219,14 @@ class AgentRuntime:
         return None
 
     def _current_order(self, agent: LocatedAgent, python: str) -> dict[str, Any] | None:
-        from agenthub.runtime.warm import order_of
+        from agenthub.runtime.workers.control import order_of
 
         plan = self._lasting_plan(agent)
         return None if plan is None else order_of(plan, python)
 
     def _keep_loaded(self, agent: LocatedAgent, python: str | None) -> None:
         """Starts a worker for the runs to come, and does not wait for it."""
-        from agenthub.runtime.warm import can_be_warm, start_worker
+        from agenthub.runtime.workers.control import can_be_warm, start_worker
 
         if python is None or can_be_warm(agent):
             return
@@ -239,8 +239,8 @@ class AgentRuntime:
 
     def _cold(self, plan: RunPlan, python: str | None, options: RunOptions, run_id: str) -> _Outcome:
         """In a process of its own that is started for it."""
-        from agenthub.runtime.run_confinement import held
-        from agenthub.runtime.scratch import scratch_directory
+        from agenthub.runtime.processes.scratch import scratch_directory
+        from agenthub.runtime.runs.confinement import held
 
         with scratch_directory(run_id, self.runtime_config.cleanup_interval) as scratch, held(plan, scratch) as holder:
             outcome = self.process_manager.execute_agent(
@@ -287,8 +287,8 @@ class AgentRuntime:
         permissions = effective_permissions(agent.manifest, ())
         protected = (self.settings.paths.home, scratch_base())
         check_paths(permissions, protected, agent.directory, agent.manifest.name)
+        from agenthub.runtime.processes.scratch import scratch_directory
         from agenthub.runtime.sandbox.confinement import confine
-        from agenthub.runtime.scratch import scratch_directory
 
         names = permissions.environment
         tiers = tiers_here(self.settings.paths)
@@ -324,7 +324,7 @@ class AgentRuntime:
             return None
         venv = os.path.join(agent.directory, self.environment_manager.config.venv_location)
         if agent.record is None and not os.path.exists(venv):
-            from agenthub.runtime.cached_environments import cached_environment
+            from agenthub.runtime.agents.cached_environments import cached_environment
 
             return cached_environment(self, agent)
         try:
@@ -342,7 +342,7 @@ class AgentRuntime:
         home = os.path.realpath(self.settings.paths.home)
         if not os.path.realpath(venv).startswith(home + os.sep):
             return  # its interpreter is a stranger's program, and compiling is done outside of the sandbox
-        from agenthub.runtime.cached_environments import is_fetched
+        from agenthub.runtime.agents.cached_environments import is_fetched
 
         say = options.on_progress
         own = agent.directory if agent.record is not None or is_fetched(self, agent) else None
@@ -358,7 +358,7 @@ class AgentRuntime:
         self, plan: RunPlan, outcome: dict[str, Any], refusals: tuple[Refusal, ...], options: RunOptions
     ) -> dict[str, Any]:
         """A failure that the environment explains, or what was refused, is said to be that."""
-        from agenthub.runtime.run_refusals import explain_refusals, refusal_lines
+        from agenthub.runtime.runs.refusals import explain_refusals, refusal_lines
 
         for line in refusal_lines(refusals):
             if options.on_log is not None:

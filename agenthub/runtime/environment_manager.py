@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from agenthub.manifest import AgentManifest
-    from agenthub.runtime.dependencies import Dependencies
-    from agenthub.runtime.environment_builders import Builder
-    from agenthub.runtime.interpreters import Interpreter
+    from agenthub.runtime.environments.builders import Builder
+    from agenthub.runtime.environments.dependencies import Dependencies
+    from agenthub.runtime.environments.interpreters import Interpreter
 
     Progress = Callable[[str], None] | None
 
@@ -61,7 +61,7 @@ class EnvironmentManager:
             `uv.lock` holds as constraints only (see `build`).
         offline: use nothing but caches.
         workshop: a directory, on the agents' file system, in which environments are built before they are moved to
-            their place; that is faster than building beside it (see `environment_replacing`). Beside it, in
+            their place; that is faster than building beside it (see `environments/replacing.py`). Beside it, in
             `bytecode`, is kept what was compiled for them (see `add_bytecode`); None: nothing is compiled. Both may be
             removed while nothing is being built.
     """
@@ -98,7 +98,7 @@ class EnvironmentManager:
         if os.path.isdir(venv) and not self.check(venv):
             return venv
         from agenthub.manifest import MANIFEST_NAMES, load_manifest
-        from agenthub.runtime.environment_replacing import replacing
+        from agenthub.runtime.environments.replacing import replacing
 
         described = any(os.path.isfile(os.path.join(agent_dir, name)) for name in MANIFEST_NAMES)
         manifest = load_manifest(agent_dir) if described else None
@@ -119,7 +119,7 @@ class EnvironmentManager:
         Raises:
             EnvironmentError: one of them cannot be installed; names it and the reason.
         """
-        from agenthub.runtime.environment_state import BYTECODE, directory_size
+        from agenthub.runtime.environments.state import BYTECODE, directory_size
 
         venv = os.path.abspath(os.path.expanduser(venv_path))
         self.get_python_executable(venv)
@@ -156,7 +156,7 @@ class EnvironmentManager:
         Raises:
             InvalidManifestError: the manifest names a file that is not there.
         """
-        from agenthub.runtime.dependencies import dependency_source
+        from agenthub.runtime.environments.dependencies import dependency_source
 
         return dependency_source(agent_dir, manifest)
 
@@ -188,8 +188,8 @@ class EnvironmentManager:
             EnvironmentError: no interpreter fits, a dependency cannot be installed, or the result is over
                 `max_venv_size`. Nothing is left behind, and an environment that was there stays.
         """
-        from agenthub.runtime.environment_replacing import replacing
-        from agenthub.runtime.environment_state import BYTECODE, directory_size, distributions
+        from agenthub.runtime.environments.replacing import replacing
+        from agenthub.runtime.environments.state import BYTECODE, directory_size, distributions
 
         started = time.monotonic()
         agent_dir = os.path.abspath(os.path.expanduser(agent_dir))
@@ -231,7 +231,7 @@ class EnvironmentManager:
         pending = os.path.join(venv_path, PENDING_BYTECODE)
         if not self.workshop or not os.path.exists(pending):
             return
-        from agenthub.runtime.environment_bytecode import add_bytecode, installed_modules, own_modules
+        from agenthub.runtime.environments.bytecode import add_bytecode, installed_modules, own_modules
 
         with suppress(OSError), open(pending, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -257,21 +257,21 @@ class EnvironmentManager:
             deep: also start its interpreter and look for each installed file. Without, no process is started and the
                 cost is a few system calls.
         """
-        from agenthub.runtime.environment_state import problems
+        from agenthub.runtime.environments.state import problems
 
         return problems(os.path.abspath(os.path.expanduser(venv_path)), dependencies, deep=deep)
 
     def _interpreter(
         self, agent_dir: str, manifest: AgentManifest | None, source: Dependencies, python: str | None
     ) -> Interpreter:
-        from agenthub.runtime.dependencies import python_request
-        from agenthub.runtime.interpreters import find_interpreter
+        from agenthub.runtime.environments.dependencies import python_request
+        from agenthub.runtime.environments.interpreters import find_interpreter
 
         request = python or python_request(agent_dir, manifest, source)
         return find_interpreter(request, preferred=self.config.python_version, who=_name(agent_dir, manifest))
 
     def _builder(self, who: str) -> Builder:
-        from agenthub.runtime.environment_builders import PipBuilder, UvBuilder
+        from agenthub.runtime.environments.builders import PipBuilder, UvBuilder
 
         kind = UvBuilder if self.use_uv else PipBuilder
         return kind(who, offline=self.offline, cache=self.config.dependency_cache)

@@ -18,21 +18,21 @@ from agenthub.errors import (
     nearest,
 )
 from agenthub.manifest import load_manifest
-from agenthub.runtime.cancellation import Cancellation
-from agenthub.runtime.delivery import Delivery
-from agenthub.runtime.limits import Limits, merge_limits
-from agenthub.runtime.lines import Log
-from agenthub.runtime.protocol import LEVELS, RpcExchange, ScriptExchange
-from agenthub.runtime.run_environment import run_environment
-from agenthub.runtime.scratch import scratch_directory
-from agenthub.runtime.supervisor import Completion, Launch, supervise
+from agenthub.runtime.processes.cancellation import Cancellation
+from agenthub.runtime.processes.delivery import Delivery
+from agenthub.runtime.processes.limits import Limits, merge_limits
+from agenthub.runtime.processes.lines import Log
+from agenthub.runtime.processes.protocol import LEVELS, RpcExchange, ScriptExchange
+from agenthub.runtime.processes.run_environment import run_environment
+from agenthub.runtime.processes.scratch import scratch_directory
+from agenthub.runtime.processes.supervisor import Completion, Launch, supervise
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from agenthub.manifest import AgentManifest, Method
-    from agenthub.runtime.confined import Confinement
+    from agenthub.runtime.processes.confined import Confinement
 
 _HOST = os.path.join(os.path.dirname(os.path.abspath(__file__)), "agent_side", "host.py")
 _CLEANUP_TIMEOUT = 10.0
@@ -191,7 +191,7 @@ class ProcessManager:
                 record=f"{scratch}.run" if kept else "",
             )
             completion = self._supervise(launch, exchange, caps, log, None, confinement)
-            from agenthub.runtime.outcome import result_of
+            from agenthub.runtime.processes.outcome import result_of
 
             described: dict[str, Any] = result_of(manifest.name, completion, exchange, caps)
             return described
@@ -211,7 +211,7 @@ class ProcessManager:
 
     def is_process_running(self, process_id: int) -> bool:
         """Whether a process exists and has not ended; a zombie has."""
-        from agenthub.runtime.process_tree import is_alive
+        from agenthub.runtime.processes.process_tree import is_alive
 
         return is_alive(process_id)
 
@@ -332,7 +332,7 @@ def outcome_of(
     agent: str, directory: str, completion: Completion, exchange: ScriptExchange | RpcExchange, limits: Limits
 ) -> dict[str, Any]:
     """What `execute_agent` returns of a run that has ended."""
-    from agenthub.runtime.outcome import oddities, result_of
+    from agenthub.runtime.processes.outcome import oddities, result_of
 
     envelope: dict[str, Any]
     try:

@@ -12,23 +12,23 @@ import threading
 import time
 from typing import TYPE_CHECKING, cast
 
-from agenthub.runtime.cgroups import cgroup_can_be_made, make_cgroup
-from agenthub.runtime.limits import Limits
-from agenthub.runtime.lines import Log
-from agenthub.runtime.protocol import ScriptExchange
+from agenthub.runtime.processes.cgroups import cgroup_can_be_made, make_cgroup
+from agenthub.runtime.processes.limits import Limits
+from agenthub.runtime.processes.lines import Log
+from agenthub.runtime.processes.protocol import ScriptExchange
+from agenthub.runtime.processes.supervisor import Launch, supervise
 from agenthub.runtime.sandbox.confinement import confine
 from agenthub.runtime.sandbox.declared_network import DeclaredNetwork
 from agenthub.runtime.sandbox.policy import BUBBLEWRAP, LANDLOCK, RLIMITS, Network, SandboxPolicy
 from agenthub.runtime.sandbox.proxy import AllowListProxy
 from agenthub.runtime.sandbox.tiers import available_tiers
-from agenthub.runtime.supervisor import Launch, supervise
 from tests.benchmarks.measure import Row, Sample, command, in_turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agenthub.runtime.cgroups import Cgroup
-    from agenthub.runtime.supervisor import Completion
+    from agenthub.runtime.processes.cgroups import Cgroup
+    from agenthub.runtime.processes.supervisor import Completion
 
 MB = 1024 * 1024
 CAP = 256 * MB

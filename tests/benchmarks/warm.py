@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from agenthub.config import Settings
 from agenthub.runtime.agent_runtime import AgentRuntime
-from agenthub.runtime.run_plan import RunOptions
+from agenthub.runtime.runs.plan import RunOptions
 from tests.benchmarks.measure import Row, Sample, command, compare, in_turns
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class _Tier:
         return {**env, "PATH": os.environ["PATH"]}
 
     def __enter__(self) -> _Tier:
-        from agenthub.runtime.run_plan import tiers_here
+        from agenthub.runtime.runs.plan import tiers_here
 
         if self._hidden:
             os.environ["PATH"] = self._without

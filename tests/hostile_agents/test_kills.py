@@ -48,13 +48,13 @@ _DRIVER = """
 import json, os, sys, time
 order = json.loads(sys.stdin.readline())
 sys.path.insert(0, order["package"])
-from agenthub.runtime.limits import Limits
-from agenthub.runtime.lines import Log
-from agenthub.runtime.protocol import ScriptExchange
+from agenthub.runtime.processes.limits import Limits
+from agenthub.runtime.processes.lines import Log
+from agenthub.runtime.processes.protocol import ScriptExchange
 from agenthub.runtime.sandbox.confinement import confine
 from agenthub.runtime.sandbox.policy import SandboxPolicy
 from agenthub.runtime.sandbox.tiers import available_tiers
-from agenthub.runtime.supervisor import Launch, make_cgroup, supervise
+from agenthub.runtime.processes.supervisor import Launch, make_cgroup, supervise
 
 tiers = available_tiers()
 tier = order["tier"]

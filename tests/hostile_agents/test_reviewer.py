@@ -26,7 +26,7 @@ interface:
 permissions: {permissions}
 """
 _INTERPRETER = """#!/bin/sh
-case "$*" in *environment_compiler*) echo {marker} > {place};; esac
+case "$*" in *compiler.py*) echo {marker} > {place};; esac
 exec {python} "$@"
 """
 

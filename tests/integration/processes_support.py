@@ -7,11 +7,11 @@ import os
 import sys
 import textwrap
 
-from agenthub.runtime.limits import Limits
-from agenthub.runtime.lines import Log
 from agenthub.runtime.process_manager import ProcessManager
-from agenthub.runtime.protocol import ScriptExchange
-from agenthub.runtime.supervisor import Launch, supervise
+from agenthub.runtime.processes.limits import Limits
+from agenthub.runtime.processes.lines import Log
+from agenthub.runtime.processes.protocol import ScriptExchange
+from agenthub.runtime.processes.supervisor import Launch, supervise
 
 MANIFEST = """
 name: probe

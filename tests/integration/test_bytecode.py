@@ -19,7 +19,7 @@ import pytest
 
 from agenthub.config import EnvironmentConfig
 from agenthub.runtime.environment_manager import PENDING_BYTECODE, Environment, EnvironmentManager
-from agenthub.runtime.environment_state import BYTECODE, directory_size
+from agenthub.runtime.environments.state import BYTECODE, directory_size
 from agenthub.runtime.process_manager import ProcessManager
 from tests.integration.faults_support import tmpfs
 from tests.support import PROJECT, wait_until, write_agent

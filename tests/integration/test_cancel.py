@@ -14,10 +14,10 @@ from processes_support import make_agent, run_method
 from streaming_support import Store, ended
 
 import agenthub
-from agenthub.runtime.cancellation import Cancellation
-from agenthub.runtime.limits import Limits
-from agenthub.runtime.run_plan import RunOptions
-from agenthub.runtime.supervisor import TERM_GRACE
+from agenthub.runtime.processes.cancellation import Cancellation
+from agenthub.runtime.processes.limits import Limits
+from agenthub.runtime.processes.supervisor import TERM_GRACE
+from agenthub.runtime.runs.plan import RunOptions
 from tests.support import COMMAND, PATIENCE, marked, wait_until
 
 HEEDING = ["polite", "closing", "asynchronous", "asynchronous_stream", "signalled"]

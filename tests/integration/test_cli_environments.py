@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from agenthub.runtime.environment_tools import find_uv
+from agenthub.runtime.environments.tools import find_uv
 from tests.support import assert_refused, method, write_agent
 
 CODE = r"""

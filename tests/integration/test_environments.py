@@ -15,10 +15,10 @@ import pytest
 from agenthub.config import EnvironmentConfig, RuntimeConfig
 from agenthub.errors import AgentNotFoundError, EnvironmentError, InvalidManifestError
 from agenthub.manifest import AgentManifest, Entrypoint
-from agenthub.runtime.dependencies import Dependencies, locked_constraints
-from agenthub.runtime.environment_failures import failed_installation
 from agenthub.runtime.environment_manager import Environment, EnvironmentManager
-from agenthub.runtime.environment_tools import find_uv, run_tool, tool_environment, uv_config_options
+from agenthub.runtime.environments.dependencies import Dependencies, locked_constraints
+from agenthub.runtime.environments.failures import failed_installation
+from agenthub.runtime.environments.tools import find_uv, run_tool, tool_environment, uv_config_options
 
 HERE = ".".join(map(str, sys.version_info[:3]))
 ANY = ">=3.11"
@@ -455,7 +455,7 @@ def test_failed_builds_stay_without_auto_cleanup(agent: Path) -> None:
 
 
 def test_uv_is_missing(agent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agenthub.runtime.environment_tools.sys.executable", str(tmp_path / "python"))
+    monkeypatch.setattr("agenthub.runtime.environments.tools.sys.executable", str(tmp_path / "python"))
     monkeypatch.setitem(sys.modules, "uv", None)
     with pytest.raises(EnvironmentError) as caught:
         EnvironmentManager().build(str(agent), manifest(("six",)))
@@ -662,7 +662,7 @@ def test_tool_that_is_not_there() -> None:
 def test_pip_path(
     pip_manager: EnvironmentManager, agent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agenthub.runtime.environment_builders.find_uv", lambda: pytest.fail("uv was looked for"))
+    monkeypatch.setattr("agenthub.runtime.environments.builders.find_uv", lambda: pytest.fail("uv was looked for"))
     wheel(agent, "localthing", script="where")
     project(agent, dependencies='["six>=1.10"]')
     # A lock of one version and of several: what pip can follow of it.

@@ -16,8 +16,8 @@ import pytest
 
 from agenthub.config import Settings
 from agenthub.runtime.agent_runtime import AgentRuntime
-from agenthub.runtime.cancellation import StopPipe, is_listening, request_stop
-from agenthub.runtime.run_plan import RunOptions
+from agenthub.runtime.processes.cancellation import StopPipe, is_listening, request_stop
+from agenthub.runtime.runs.plan import RunOptions
 from tests.integration.faults_support import tmpfs
 from tests.support import COMMAND, assert_refused, install_into, invoke, method, start, wait_until, write_agent
 

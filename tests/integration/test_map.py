@@ -19,11 +19,11 @@ import pytest
 import agenthub
 from agenthub.cli.map_commands import _Tally
 from agenthub.config import Settings
-from agenthub.runtime import batch
-from agenthub.runtime.batch import Row, RowResult
-from agenthub.runtime.batch_results import ResultsFile
-from agenthub.runtime.permissions import Changes
-from agenthub.runtime.warm import list_workers, stop_worker
+from agenthub.runtime.batches import batch
+from agenthub.runtime.batches.batch import Row, RowResult
+from agenthub.runtime.batches.results import ResultsFile
+from agenthub.runtime.runs.permissions import Changes
+from agenthub.runtime.workers.control import list_workers, stop_worker
 from tests.support import (
     COMMAND,
     assert_refused,

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from agenthub.runtime.environment_tools import find_uv
+from agenthub.runtime.environments.tools import find_uv
 from agenthub.runtime.sandbox.proxy_address import proxy_variables
 from tests.integration.network_support import (
     NAME,

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from agenthub.runtime.environment_tools import find_uv
+from agenthub.runtime.environments.tools import find_uv
 from tests.integration.openai_server import KEY, OpenAIServer
 from tests.support import in_terminal, install_into, invoke, tree
 

@@ -10,9 +10,9 @@ import pytest
 from agenthub import AgentRuntime, load_agent
 from agenthub.config import scratch_base
 from agenthub.errors import ExecutionError, InvalidInputError, PermissionDeniedError
-from agenthub.runtime import run_plan
-from agenthub.runtime.permissions import Changes
-from agenthub.runtime.run_plan import RunOptions
+from agenthub.runtime.runs import plan as run_plan
+from agenthub.runtime.runs.permissions import Changes
+from agenthub.runtime.runs.plan import RunOptions
 from agenthub.runtime.sandbox.tiers import Tiers, available_tiers
 from tests.integration.network_support import Server, serving
 from tests.support import assert_refused, in_terminal, install_into, method, write_agent

@@ -13,9 +13,9 @@ import pytest
 from processes_support import descriptors, make_agent, own_children, run_script, supervised
 
 from agenthub.errors import EnvironmentError
-from agenthub.runtime.cancellation import Cancellation
-from agenthub.runtime.limits import Limits
 from agenthub.runtime.process_manager import ProcessManager
+from agenthub.runtime.processes.cancellation import Cancellation
+from agenthub.runtime.processes.limits import Limits
 
 MB = 1 << 20
 

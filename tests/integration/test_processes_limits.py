@@ -12,9 +12,9 @@ from processes_support import run_method, run_script, supervised
 from test_processes_tree import CGROUPS, cgroups, no_cgroup
 
 import agenthub
-from agenthub.runtime.cgroups import CgroupV2, make_cgroup
-from agenthub.runtime.limits import Limits
-from agenthub.runtime.process_tree_psutil import PsutilTree
+from agenthub.runtime.processes.cgroups import CgroupV2, make_cgroup
+from agenthub.runtime.processes.limits import Limits
+from agenthub.runtime.processes.process_tree_psutil import PsutilTree
 
 MB = 1 << 20
 CAP = Limits(timeout=30, memory=256 * MB)
@@ -159,7 +159,7 @@ def test_cgroups_that_an_agent_makes_inside_its_own_go_too():
     factory = cgroups("cgroup")
     inner = []
     code = """
-    from agenthub.runtime.cgroups import make_cgroup
+    from agenthub.runtime.processes.cgroups import make_cgroup
     import os
     cgroup = make_cgroup(1 << 28, None)
     directory = os.path.dirname(cgroup.doors[0])

@@ -17,8 +17,8 @@ from agenthub.errors import (
     InvalidManifestError,
     MethodNotFoundError,
 )
-from agenthub.runtime.limits import Limits
 from agenthub.runtime.process_manager import ProcessManager
+from agenthub.runtime.processes.limits import Limits
 
 
 def agent(*lines, before=""):

@@ -10,11 +10,11 @@ import sys
 import pytest
 from processes_support import held_by_someone, own_children, supervised
 
-from agenthub.runtime.cancellation import Cancellation
-from agenthub.runtime.cgroups import make_cgroup
 from agenthub.runtime.process_manager import ProcessManager
-from agenthub.runtime.process_tree import ProcTree, open_tree
-from agenthub.runtime.process_tree_psutil import PsutilTree
+from agenthub.runtime.processes.cancellation import Cancellation
+from agenthub.runtime.processes.cgroups import make_cgroup
+from agenthub.runtime.processes.process_tree import ProcTree, open_tree
+from agenthub.runtime.processes.process_tree_psutil import PsutilTree
 
 
 def no_cgroup(memory, processes):

@@ -13,7 +13,7 @@ import pytest
 import agenthub
 from agenthub import errors
 from agenthub.config import Settings
-from agenthub.runtime.run_plan import RunOptions
+from agenthub.runtime.runs.plan import RunOptions
 from agenthub.testing import cleanup_test_agent, create_test_agent
 from tests.support import install_into, method, tree, write_agent
 
@@ -324,7 +324,7 @@ def test_chunks_come_one_by_one(calculator):
 
 
 def test_a_run_is_cancelled_from_another_thread(calculator):
-    from agenthub.runtime.cancellation import Cancellation
+    from agenthub.runtime.processes.cancellation import Cancellation
 
     with Cancellation() as cancellation:
         timer = threading.Timer(0.3, cancellation.cancel)

@@ -10,8 +10,8 @@ import time
 import pytest
 from sandbox_support import BUBBLEWRAP, LANDLOCK, RLIMITS, USERS, Place
 
-from agenthub.runtime import scratch
-from agenthub.runtime.remains import end_remains
+from agenthub.runtime.processes import scratch
+from agenthub.runtime.processes.remains import end_remains
 
 PLACES = [(tier, user) for tier in (BUBBLEWRAP, LANDLOCK, RLIMITS) for user in USERS]
 CONFINED = PLACES[: 2 * len(USERS)]
@@ -255,7 +255,7 @@ def test_the_next_command_ends_what_a_killed_supervisor_left(abandoned):
     else:
         assert living(place.marker) != []
     code = f"import sys; sys.path.insert(0, {place.path + '/package'!r})\n"
-    code += "from agenthub.runtime.scratch import _sweep_sometimes as sweep\n"
+    code += "from agenthub.runtime.processes.scratch import _sweep_sometimes as sweep\n"
     code += f"open({base + '/.swept'!r}, 'w').close(); sweep({base!r}, 1e9)"  # as any run does that comes at once
     assert place.start((place.python, "-c", code)).wait() == 0
     assert living(place.marker) == []

@@ -15,9 +15,9 @@ from agenthub.config import Paths
 from agenthub.errors import PermissionDeniedError, StoreError
 from agenthub.manifest import read_manifest
 from agenthub.packages.locks import acquire
-from agenthub.runtime import secret_cipher
-from agenthub.runtime.secret_store import PASSPHRASE, SecretStore
-from agenthub.runtime.secrets import resolve_secrets
+from agenthub.runtime.secrets import cipher as secret_cipher
+from agenthub.runtime.secrets.resolve import resolve_secrets
+from agenthub.runtime.secrets.store import PASSPHRASE, SecretStore
 from tests.support import assert_refused, in_terminal, invoke, method, start, tree, wait_until, write_agent
 
 VALUE = "sk-test-7Qe3Zr9Lw2Xc5Vb8Nm1K"
@@ -569,5 +569,5 @@ def test_runs_without_secrets_load_nothing_for_them(cli, tmp_path):
     cli.ok("install", "--yes", write_agent(tmp_path / "plain", code))
     probe = "import sys; from agenthub.cli.app import main; main(['run', 'plain', 'go']); print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=60)
-    for name in ("secret_store", "masking", "cryptography", "'keyring'", "getpass"):
+    for name in ("secrets.store", "secrets.cipher", "masking", "cryptography", "'keyring'", "getpass"):
         assert name not in done.stdout, name

@@ -13,9 +13,9 @@ from processes_support import run_method
 from streaming_support import Store, ended
 
 import agenthub
-from agenthub.runtime.limits import Limits
-from agenthub.runtime.process_tree import is_alive
-from agenthub.runtime.run_plan import RunOptions
+from agenthub.runtime.processes.limits import Limits
+from agenthub.runtime.processes.process_tree import is_alive
+from agenthub.runtime.runs.plan import RunOptions
 from tests.support import PATIENCE, in_terminal, wait_until
 
 ENDLESS = """

@@ -14,9 +14,9 @@ import time
 
 import pytest
 
-from agenthub.runtime.cancellation import Cancellation
-from agenthub.runtime.run_plan import RunOptions
-from agenthub.runtime.warm import Upkeep, stop_worker, worker_directory
+from agenthub.runtime.processes.cancellation import Cancellation
+from agenthub.runtime.runs.plan import RunOptions
+from agenthub.runtime.workers.control import Upkeep, stop_worker, worker_directory
 from tests.integration.warm_support import (
     BUBBLEWRAP,
     OBEDIENT,
@@ -170,7 +170,7 @@ def test_stopped_in_the_middle_of_a_run(warm):
 
 
 def test_a_worker_that_does_not_answer(warm, monkeypatch):
-    monkeypatch.setattr("agenthub.runtime.warm_client._READY_TIMEOUT", 0.2)
+    monkeypatch.setattr("agenthub.runtime.workers.client._READY_TIMEOUT", 0.2)
     agent = warm.agent()
     worker = warm.warm(agent)
     os.kill(worker.pid, signal.SIGSTOP)

@@ -8,9 +8,9 @@ import shutil
 import pytest
 
 from agenthub.errors import EnvironmentError, InvalidInputError
-from agenthub.runtime.permissions import Changes
-from agenthub.runtime.run_plan import RunOptions
-from agenthub.runtime.warm import Upkeep, worker_directory
+from agenthub.runtime.runs.permissions import Changes
+from agenthub.runtime.runs.plan import RunOptions
+from agenthub.runtime.workers.control import Upkeep, worker_directory
 from tests.integration.warm_support import OBEDIENT, SCRIPT, TIERS, Slow, Warm, environment, result_of, unavailable
 from tests.support import method, wait_until, write_agent
 

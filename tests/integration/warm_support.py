@@ -12,9 +12,9 @@ from typing import Any
 
 from agenthub.config import Settings
 from agenthub.runtime.agent_runtime import AgentRuntime
-from agenthub.runtime.cancellation import Cancellation
-from agenthub.runtime.run_plan import RunOptions
-from agenthub.runtime.warm import Upkeep, WorkerInfo, list_workers, start_worker, stop_worker
+from agenthub.runtime.processes.cancellation import Cancellation
+from agenthub.runtime.runs.plan import RunOptions
+from agenthub.runtime.workers.control import Upkeep, WorkerInfo, list_workers, start_worker, stop_worker
 from tests.support import Finished, invoke, method, wait_until, write_agent
 
 BUBBLEWRAP, LANDLOCK, RLIMITS = "bubblewrap", "landlock", "rlimits"

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from agenthub.runtime.delivery import Delivery
+from agenthub.runtime.processes.delivery import Delivery
 
 PATIENCE = 10.0
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from agenthub.errors import EnvironmentError, InvalidInputError
-from agenthub.runtime import interpreters
-from agenthub.runtime.interpreters import Interpreter, find_interpreter, matcher, own_interpreter
+from agenthub.runtime.environments import interpreters
+from agenthub.runtime.environments.interpreters import Interpreter, find_interpreter, matcher, own_interpreter
 
 HERE = ".".join(map(str, sys.version_info[:3]))
 SERIES = ".".join(map(str, sys.version_info[:2]))

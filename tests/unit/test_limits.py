@@ -4,7 +4,7 @@ import pytest
 
 from agenthub.config import MB, RuntimeConfig
 from agenthub.errors import InvalidManifestError
-from agenthub.runtime.limits import Limits, merge_limits
+from agenthub.runtime.processes.limits import Limits, merge_limits
 
 
 def test_defaults_are_the_interface_documents():

@@ -9,8 +9,8 @@ import urllib.parse
 
 import pytest
 
-from agenthub.runtime.masking import Masker
-from agenthub.runtime.secrets import Secrets
+from agenthub.runtime.processes.masking import Masker
+from agenthub.runtime.secrets.resolve import Secrets
 
 KEY = "sk-proj-h7Gq/2+LmZ~é\"x'9 end"
 PLAIN = "k3y-A1b2C3d4E5f6G7h8I9j0"

@@ -6,9 +6,9 @@ import tracemalloc
 import pytest
 
 from agenthub.errors import ExecutionError, InvalidInputError, OutputLimitError
-from agenthub.runtime.lines import LineSplitter, Log
-from agenthub.runtime.protocol import Failure, RpcExchange, ScriptExchange
-from agenthub.runtime.strict_json import MAX_CONTAINERS, MAX_DEPTH, parse_json
+from agenthub.runtime.processes.lines import LineSplitter, Log
+from agenthub.runtime.processes.protocol import Failure, RpcExchange, ScriptExchange
+from agenthub.runtime.processes.strict_json import MAX_CONTAINERS, MAX_DEPTH, parse_json
 
 MB = 1 << 20
 

@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from agenthub.runtime.scratch import remove_tree
+from agenthub.runtime.processes.scratch import remove_tree
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from agenthub.errors import AgentRuntimeError
-from agenthub.runtime.strict_json import MAX_CONTAINERS, parse_json
+from agenthub.runtime.processes.strict_json import MAX_CONTAINERS, parse_json
 
 MANY = b"[" * (MAX_CONTAINERS + 1)  # so that what is in strings is looked for
 COSTLY = {

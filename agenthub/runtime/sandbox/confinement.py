@@ -9,8 +9,8 @@ import signal
 import threading
 
 from agenthub.errors import AgentRuntimeError, EnvironmentError, PermissionDeniedError
-from agenthub.runtime.confined import Unconfined
-from agenthub.runtime.launch import move_descriptor
+from agenthub.runtime.processes.confined import Unconfined
+from agenthub.runtime.processes.launch import move_descriptor
 from agenthub.runtime.sandbox import bubblewrap, seccomp
 from agenthub.runtime.sandbox.policy import BUBBLEWRAP, LANDLOCK, RLIMITS
 from agenthub.runtime.sandbox.restricted_thread import RestrictedThread
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Collection
 
-    from agenthub.runtime.confined import Confinement
-    from agenthub.runtime.launch import Launch
-    from agenthub.runtime.limits import Limits
+    from agenthub.runtime.processes.confined import Confinement
+    from agenthub.runtime.processes.launch import Launch
+    from agenthub.runtime.processes.limits import Limits
     from agenthub.runtime.sandbox.attachment import NetworkAttachment
     from agenthub.runtime.sandbox.policy import SandboxPolicy
     from agenthub.runtime.sandbox.tiers import Tiers

@@ -1,0 +1,1 @@
+"""One method over many inputs."""

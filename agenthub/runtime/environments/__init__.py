@@ -1,0 +1,1 @@
+"""Virtual environments of agents: interpreters, builders, bytecode, and what broke."""

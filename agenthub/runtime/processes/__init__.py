@@ -1,0 +1,1 @@
+"""One process tree: its bytes, its deadline, what it takes, its death."""

@@ -1,0 +1,1 @@
+"""Secrets: where they are kept, and which a run is given."""

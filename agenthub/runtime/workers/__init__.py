@@ -1,0 +1,1 @@
+"""Agents that are kept loaded, and fork a fresh process for each run."""
