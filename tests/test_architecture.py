@@ -24,6 +24,7 @@ LAYERS = [
         "processes": ["runtime.processes", "runtime.process_manager", "runtime.sandbox", "runtime.agent_side"],
         "observability": ["observability"],
     },
+    {"indexes": ["indexes"]},
     {"secrets": ["runtime.secrets"]},
     {"runs": ["runtime.runs"]},
     {"workers": ["runtime.workers"]},

@@ -1,0 +1,1 @@
+"""Indexes: where agents are published, as static files under one address."""
