@@ -10,6 +10,11 @@ import os
 from typing import Any, NamedTuple
 
 from agenthub.errors import InvalidInputError, nearest
+from agenthub.quantities import MB as MB
+from agenthub.quantities import format_size as format_size
+from agenthub.quantities import parse_duration as parse_duration
+from agenthub.quantities import parse_flag as parse_flag
+from agenthub.quantities import parse_size as parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,8 +33,6 @@ class Value(NamedTuple):
     source: str
 
 
-MB = 1024 * 1024
-
 # RuntimeConfig and EnvironmentConfig of the interface document take their defaults from here.
 SETTINGS: dict[str, Setting] = {
     setting.name: setting
@@ -44,9 +47,23 @@ SETTINGS: dict[str, Setting] = {
         Setting("python", "text", "3.12", "Python for agents that declare none, where it is available"),
         Setting("use_uv", "flag", True, "make environments with uv; off: virtualenv and pip"),
         Setting("dependency_cache", "flag", True, "let uv and pip use their caches"),
-        Setting("auto_cleanup", "flag", True, "remove failed environments and superseded versions at once"),
+        Setting(
+            "auto_cleanup",
+            "flag",
+            True,
+            "remove failed environments, and superseded versions beyond keep_versions, at once",
+        ),
+        Setting(
+            "keep_versions",
+            "count",
+            2,
+            "superseded versions of an agent that stay, for rollback, beside its current one",
+        ),
         Setting("max_venv_size", "size", 500 * MB, "size that an agent's environment may have; 0: any"),
-        Setting("offline", "flag", False, "use nothing but caches to make environments"),
+        Setting("offline", "flag", False, "use nothing but caches: of indexes, and to make environments"),
+        Setting("index", "text", "", "address or name of an index that is asked before the configured ones"),
+        Setting("index_timeout", "duration", 30.0, "seconds that an index may take to answer, or to send 16 kB"),
+        Setting("cache_size", "size", 2048 * MB, "bytes of agents run without installing that are kept; 0: any"),
         Setting(
             "sandbox", "sandbox", "auto", "auto: the best that is to be had; strict: a sandbox, or no run; off: none"
         ),
@@ -63,51 +80,6 @@ SANDBOX_LEVELS = ("auto", "strict", "off")
 HISTORY_VALUES = ("full", "digest")
 WARM_CHOICES = ("off", "auto")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-_SIZE_UNITS = {"": 1, "B": 1, "K": 1024, "KB": 1024, "M": MB, "MB": MB, "G": 1024 * MB, "GB": 1024 * MB, "T": MB * MB}
-_TIME_UNITS = {"": 1.0, "S": 1.0, "MS": 0.001, "M": 60.0, "MIN": 60.0, "H": 3600.0, "D": 86400.0}
-
-
-def parse_size(value: object) -> int:
-    """Bytes from `268435456`, `"256MB"`, `"1.5 GiB"` (units are powers of 1,024).
-
-    Raises:
-        ValueError: not a size.
-    """
-    return int(_quantity(value, _SIZE_UNITS, "a size", "256MB"))
-
-
-def parse_duration(value: object) -> float:
-    """Seconds from `30`, `"1.5"`, `"500ms"`, `"2min"`, `"1h"`, `"30d"`.
-
-    Raises:
-        ValueError: not a duration.
-    """
-    return _quantity(value, _TIME_UNITS, "a duration", "30s")
-
-
-def _quantity(value: object, units: Mapping[str, float], what: str, example: str) -> float:
-    complaint = f"{value!r} is not {what}; write for example {example}"
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ValueError(complaint)
-    text = str(value).strip().upper().replace("IB", "B")
-    number = text.rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ ")
-    unit = text[len(number) :].strip()
-    try:
-        amount = float(number) * units[unit]
-    except (ValueError, KeyError):
-        raise ValueError(complaint) from None
-    if not 0 <= amount < float("inf"):
-        raise ValueError(complaint)
-    return amount
-
-
-def format_size(size: float) -> str:
-    """`"58 MB"` from bytes, in units of 1,024 with at most three digits."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(size) < 999.5:
-            return f"{size:.3g} {unit}"
-        size /= 1024
-    return f"{size:.3g} TB"
 
 
 def out_of_the_way(descriptor: int) -> int:
@@ -120,20 +92,6 @@ def out_of_the_way(descriptor: int) -> int:
     moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 32)
     os.close(descriptor)
     return moved
-
-
-def parse_flag(value: object) -> bool:
-    """A boolean from the spellings people use.
-
-    Raises:
-        ValueError: none of them.
-    """
-    text = str(value).strip().lower()
-    if text in ("1", "true", "yes", "on"):
-        return True
-    if text in ("0", "false", "no", "off"):
-        return False
-    raise ValueError(f"{value!r} is not a yes or a no; write true or false")
 
 
 def _parse_level(value: object) -> str:
@@ -158,7 +116,15 @@ def _one_of(choices: tuple[str, ...], value: object) -> str:
     return choice
 
 
+def _parse_count(value: object) -> int:
+    text = str(value).strip()
+    if not text.isdecimal() or len(text) > 6:
+        raise ValueError(f"{value!r} is not a number of 0 or more")
+    return int(text)
+
+
 _PARSERS: dict[str, Callable[[object], Any]] = {
+    "count": _parse_count,
     "duration": parse_duration,
     "size": parse_size,
     "flag": parse_flag,
@@ -270,9 +236,18 @@ def _check_project(path: str, values: Mapping[str, Any]) -> None:
         )
     if str(values.get("history_values", "digest")).strip().lower() != "digest":
         raise InvalidInputError(f"{path}: a project may set history_values to digest, and to nothing else")
+    if "index" in values:
+        raise InvalidInputError(
+            f"{path}: a project may not set index: where code comes from is yours to say",
+            suggestion="agenthub index add NAME URL sets it for you alone",
+        )
     for name in ("history", "history_age", "history_size"):
         if name in values:
             raise InvalidInputError(f"{path}: a project may not set {name}: the history is yours")
+    if "keep_versions" in values:
+        raise InvalidInputError(
+            f"{path}: a project may not set keep_versions: the agents that it would remove are yours"
+        )
 
 
 def check_setting_name(name: str, where: str) -> Setting:
@@ -310,6 +285,8 @@ class Paths:
         self.staging = join(self.home, "staging")
         """Work in progress; whatever no living process holds is rubbish."""
         self.locks = join(self.home, "locks")
+        self.states = join(self.home, "states")
+        """`states/<owner>/<name>.json`: whether an agent is pinned, which versions it may become, which it had."""
         self.grants = join(self.home, "grants")
         """`grants/<owner>/<name>.json`: what the user allowed an agent."""
         self.cache = join(self.home, "cache")
@@ -320,6 +297,12 @@ class Paths:
         """What was run: a journal, a database made of it, and the runs' logs."""
         self.workers = join(self.home, "workers")
         """`workers/<owner>/<name>/`: the sockets of agents that are kept loaded."""
+        self.indexes = join(self.home, "indexes.json")
+        """The indexes that the user configured, in their order."""
+        self.owners = join(self.home, "owners.json")
+        """Which index each owner was first seen at, and how far its agents' documents had come."""
+        self.index_cache = join(self.cache, "index")
+        """Documents of indexes, archives, and downloads that were cut short."""
         self.logs = join(self.home, "logs")
         self.index = join(self.home, "index.json")
         """A summary of the store for `list`; rebuilt when it is out of date."""

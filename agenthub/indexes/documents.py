@@ -1,4 +1,4 @@
-"""What an index says of one agent: a JSON document with all its releases. Read strictly, since anybody may write one."""
+"""What an index says of one agent: a JSON document with all its releases. Read strictly: anybody may write one."""
 
 from __future__ import annotations
 
