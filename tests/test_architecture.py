@@ -25,6 +25,7 @@ LAYERS = [
         "observability": ["observability"],
     },
     {"indexes": ["indexes"]},
+    {"trust": ["trust"]},
     {"secrets": ["runtime.secrets"]},
     {"runs": ["runtime.runs"]},
     {"workers": ["runtime.workers"]},

@@ -1,0 +1,1 @@
+"""Who made what is installed, whether it still is that, and what is known against it."""
