@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from typing import Protocol
 
 from agenthub.errors import AgentNotFoundError, InstallError
 from agenthub.packages.files import remove_tree, storing
@@ -40,7 +41,7 @@ def copy_tree(source: str, target: str, *, limits: Limits = LIMITS) -> TreeSumma
         )
     ledger = Ledger(source, limits)
     with TreeWriter(target, ledger) as writer:
-        _walk(source, ledger, writer.directory, writer.file)
+        walk_tree(source, ledger, writer.directory, writer.file)
         return writer.finish()
 
 
@@ -60,7 +61,7 @@ def tree_digest(path: str, *, limits: Limits = LIMITS) -> str:
             digest.update(chunk)
         ledger.content(name, executable, digest.digest())
 
-    _walk(path, ledger, ledger.directory, read)
+    walk_tree(path, ledger, ledger.directory, read)
     return ledger.finish().digest
 
 
@@ -190,33 +191,64 @@ def _chunks(descriptor: int) -> Iterator[bytes]:
         yield chunk
 
 
-def _walk(
+class Selection(Protocol):
+    """What of a directory is wanted, beyond `is_skipped`."""
+
+    def enter(self, descriptor: int, prefix: str) -> None:
+        """A directory that is about to be visited; `prefix` is its path with a slash, or empty."""
+
+    def leaves_out(self, path: str, directory: bool) -> bool:
+        """Whether this entry, and all below it, is left out."""
+
+
+def walk_tree(
     source: str,
     ledger: Ledger,
     directory: Callable[[str], None],
     file: Callable[[str, bool, Iterable[bytes]], None],
+    selection: Selection | None = None,
 ) -> None:
+    """Visits the directory `source` in a fixed order, files before directories, without following a link.
+
+    Args:
+        source: the directory.
+        ledger: judges what is found; it is told of links, and the callables tell it of the rest.
+        directory: called with the path of each directory.
+        file: called with path, whether it is executable, and chunks of content.
+        selection: what is wanted; None: everything.
+
+    Raises:
+        AgentNotFoundError: there is no such directory.
+        InstallError: something in it is refused, or cannot be read.
+    """
     try:
         root = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         raise AgentNotFoundError(f"there is no directory {source}") from None
     except OSError as error:
         raise InstallError(f"cannot read {source}: {error.strerror}") from error
-    _Walk(ledger, directory, file).descend(root, "")
+    _Walk(ledger, directory, file, selection).descend(root, "")
 
 
 class _Walk:
     def __init__(
-        self, ledger: Ledger, directory: Callable[[str], None], file: Callable[[str, bool, Iterable[bytes]], None]
+        self,
+        ledger: Ledger,
+        directory: Callable[[str], None],
+        file: Callable[[str, bool, Iterable[bytes]], None],
+        selection: Selection | None,
     ) -> None:
         self._ledger = ledger
         self._directory = directory
         self._file = file
+        self._selection = selection
 
     def descend(self, descriptor: int, prefix: str) -> None:
         """Visits a directory's files, then its directories; closes the descriptor."""
         inner = []
         try:
+            if self._selection is not None:
+                self._selection.enter(descriptor, prefix)
             for name in sorted(os.listdir(descriptor)):
                 self._ledger.count()
                 path = prefix + name
@@ -232,6 +264,8 @@ class _Walk:
         """Takes a file or a link; True for a directory, whose turn comes later."""
         try:
             mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
+            if self._selection is not None and self._selection.leaves_out(path, stat.S_ISDIR(mode)):
+                return False
             if stat.S_ISLNK(mode):
                 self._ledger.link(path, os.readlink(name, dir_fd=parent))
                 return False
