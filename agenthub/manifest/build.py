@@ -78,6 +78,7 @@ def build(data: dict[str, Any]) -> AgentManifest:
         limits=data.get("limits") or {},
         permissions=data.get("permissions"),
         environment=_variables(data.get("environment") or {}),
+        requires={agent: text.strip() for agent, text in (data.get("requires") or {}).items()},
         extra={key: value for key, value in data.items() if key not in SCHEMA["properties"]},
     )
 

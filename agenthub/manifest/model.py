@@ -59,7 +59,8 @@ class AgentManifest(NamedTuple):
 
     `dependencies` are requirement strings, the name of a file that lists them, or None where the manifest is silent.
     `permissions` are the manifest's own mapping, or None where it says nothing of them. `commands` are
-    `installation.commands`. `extra` keeps the keys that agenthub does not know.
+    `installation.commands`. `extra` keeps the keys that agenthub does not know. `requires` are ranges of versions of
+    other agents, by `owner/name`.
     """
 
     name: str
@@ -78,6 +79,7 @@ class AgentManifest(NamedTuple):
     permissions: dict[str, Any] | None
     environment: tuple[Variable, ...]
     extra: dict[str, Any]
+    requires: dict[str, str] = {}  # noqa: RUF012 - never changed
 
     def to_compiled(self) -> dict[str, Any]:
         """JSON that `from_compiled` reads back."""

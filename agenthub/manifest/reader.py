@@ -22,6 +22,12 @@ _SPECIFIERS = re.compile(
     r"\s*(~=|===?|!=|<=|>=|<|>)\s*\d+(\.\d+)*(\.\*)?\s*(,\s*(~=|===?|!=|<=|>=|<|>)\s*\d+(\.\d+)*(\.\*)?\s*)*"
 )
 
+_RELEASE = (
+    r"(?:\d+!)?\d+(?:\.\d+)*(?:[-_.]?(?:a|b|c|rc|alpha|beta|pre|preview|post|rev|r|dev)[-_.]?\d*)*(?:\+[a-z0-9.]+)?"
+)
+_COMPARISON = rf"\s*(?:~=|===?|!=|<=|>=|<|>)\s*{_RELEASE}(?:\.\*)?\s*"
+_RANGE = re.compile(rf"\s*(?:\*|latest|{_RELEASE}|{_COMPARISON}(?:,{_COMPARISON})*)?\s*", re.IGNORECASE)
+
 
 class Problem(NamedTuple):
     """`severity` is `"error"` or `"warning"`; `key` is dotted, and empty for the file itself."""
@@ -119,7 +125,7 @@ def _findings(data: Any) -> Iterator[tuple[str, Violation]]:
     unknown = dict(_unknown_keys(data))
     for violation in violations(data, SCHEMA):
         yield "error", _with_advice(violation, data, unknown)
-    for found in (_limit_problems, _python_problems, _method_problems):
+    for found in (_limit_problems, _python_problems, _requires_problems, _method_problems):
         for violation in found(data):
             yield ("warning" if violation.keyword in ("unsupported", "doubtful") else "error"), violation
     for place, near in unknown.items():
@@ -227,6 +233,14 @@ def _python_problems(data: dict[str, Any]) -> Iterator[Violation]:
         yield Violation(
             ("python_version",), f"{describe(text)} is not a range of versions; for example '>=3.11'", "format"
         )
+
+
+def _requires_problems(data: dict[str, Any]) -> Iterator[Violation]:
+    wanted = data.get("requires")
+    for agent, text in (wanted if isinstance(wanted, dict) else {}).items():
+        if isinstance(text, str) and not _RANGE.fullmatch(text):
+            complaint = f"{describe(text)} is neither a version nor a range of versions; for example '>=1,<2'"
+            yield Violation(("requires", agent), complaint, "format")
 
 
 def _method_problems(data: dict[str, Any]) -> Iterator[Violation]:

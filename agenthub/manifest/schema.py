@@ -152,6 +152,16 @@ SCHEMA: dict[str, Any] = {
             "properties": {"commands": {"type": "array", "items": _TEXT, "examples": [["make tables"]]}},
             "description": "commands run only where nothing declarative describes the environment, and with consent",
         },
+        "requires": {
+            "type": ["object", "null"],
+            "propertyNames": {
+                "type": "string",
+                "pattern": "^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9_-])?/[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9_-])?$",
+            },
+            "additionalProperties": _STRING,
+            "description": "other agents that it needs, by owner/name, each with a version or a range; '*': any",
+            "examples": [{"acme/fetcher": ">=1,<2"}],
+        },
         "limits": {
             "type": "object",
             "properties": {

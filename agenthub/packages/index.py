@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from agenthub.config import RECORD, Paths
 from agenthub.errors import StoreError
 from agenthub.packages.files import SCHEMA_VERSION, storing
+from agenthub.packages.project_links import links_of, project_links
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class AgentSummary(NamedTuple):
     size: int
     methods: list[str]
     problem: str
+    requires: dict[str, str] = {}  # noqa: RUF012 - never changed
+    project: bool = False  # whether it is the project's, and not the user's
 
 
 # A summary with the identity of the record that it was read from: inode, time, size; empty for a broken entry.
@@ -58,12 +61,24 @@ def list_agents(paths: Paths) -> list[AgentSummary]:
         known = _entries(index) if index else {}
         scanned = time.time_ns()
         directories = _directories(paths)
-        entries = [_entry(paths, owner, name, known.get((owner, name))) for owner, name in agent_names(paths)]
+        entries = [
+            _entry(paths.current_link(owner, name), owner, name, known.get((owner, name)))
+            for owner, name in agent_names(paths)
+        ]
     agents = [summary for summary, _ in entries]
     stamps = [stamp for _, stamp in entries]
     with suppress(StoreError):  # a store that cannot be written can still be listed
         _write(paths, {"scanned": scanned, "directories": directories, "agents": agents, "stamps": stamps})
     return agents
+
+
+def with_projects(agents: list[AgentSummary], home: str) -> list[AgentSummary]:
+    """`agents` with those of a project in the place of the user's of the same names."""
+    found = {(one.owner, one.name): one for one in agents}
+    for owner, name, _ in project_links(home):
+        summary, _ = _entry(os.path.join(links_of(home), owner, name), owner, name, None)
+        found[owner, name] = summary._replace(project=True)
+    return [found[key] for key in sorted(found)]
 
 
 def agent_names(paths: Paths) -> Iterator[tuple[str, str]]:
@@ -87,8 +102,7 @@ def _entries(index: dict[str, Any]) -> dict[tuple[str, str], _Entry]:
     }
 
 
-def _entry(paths: Paths, owner: str, name: str, known: _Entry | None) -> _Entry:
-    path = os.path.join(paths.agents, owner, name)
+def _entry(path: str, owner: str, name: str, known: _Entry | None) -> _Entry:
     try:
         status = os.stat(os.path.join(path, RECORD))
     except OSError:
@@ -111,6 +125,7 @@ def _entry(paths: Paths, owner: str, name: str, known: _Entry | None) -> _Entry:
             size=sum(record.size.values()),
             methods=[method[0] for method in record.manifest.get("methods", ())],  # the compiled form
             problem="",
+            requires=dict(record.manifest.get("requires") or {}),
         )
     except (StoreError, AttributeError, TypeError) as error:
         problem = error.message if isinstance(error, StoreError) else "its install record is damaged"

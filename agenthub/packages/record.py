@@ -35,6 +35,9 @@ class InstallRecord(NamedTuple):
         warnings: what the user was told when it was installed.
         hints: environment variables that its code reads and its manifest does not declare.
         environment_digest: `"sha256:…"` of what a run of it runs on, see `environment_digest`; empty in older records.
+        environment_files: `"sha256:…"` of the list of its files, see `agenthub.trust.contents`; empty in older records.
+        locked: of a project's agent, the key of the packages and hashes in the lock that its environment was made from.
+        requested: what the user asked for besides the agent, and an upgrade keeps: `python`, and `with`, requirements.
     """
 
     owner: str
@@ -52,6 +55,9 @@ class InstallRecord(NamedTuple):
     warnings: list[str] = []  # noqa: RUF012 - never changed
     hints: list[str] = []  # noqa: RUF012
     environment_digest: str = ""
+    environment_files: str = ""
+    requested: dict[str, Any] = {}  # noqa: RUF012
+    locked: str = ""
 
 
 # What must be there, and what JSON makes of it.
@@ -108,4 +114,15 @@ def write_record(version_dir: str, record: InstallRecord) -> None:
         StoreError: it cannot be written.
     """
     path = os.path.join(version_dir, RECORD)
-    write_json(path, {"schema_version": SCHEMA_VERSION, **record._asdict()}, os.path.dirname(path))
+    values = {"schema_version": SCHEMA_VERSION, **record._asdict()}
+    write_json(path, {**values, "seal": seal(values)}, os.path.dirname(path))
+
+
+def seal(values: Mapping[str, Any]) -> str:
+    """`"sha256:…"` of a record's values: tells an edited record, and not one that was sealed again."""
+    import hashlib
+    import json
+
+    sealed = {key: value for key, value in values.items() if key != "seal"}
+    text = json.dumps(sealed, sort_keys=True, separators=(",", ":"))
+    return "sha256:" + hashlib.sha256(text.encode("ascii")).hexdigest()

@@ -136,7 +136,18 @@ def test_an_installed_agent(store):
     assert os.readlink(store.agent_dir("local", "x")) == "../../versions/local/x/1.0-0123456789ab"
     assert store.read_record("local", "x") == record_for("local", "x", installed_at=store.read_record("local", "x")[5])
     assert store.list_agents() == [
-        ("local", "x", "1.0", "does things", store.read_record("local", "x").installed_at, "directory", 30, ["run"], "")
+        (
+            "local",
+            "x",
+            "1.0",
+            "does things",
+            store.read_record("local", "x").installed_at,
+            "directory",
+            30,
+            ["run"],
+            "",
+            {},
+        )
     ]
     assert os.stat(store.paths.home).st_mode & 0o777 == 0o700
     assert not os.listdir(store.paths.staging)

@@ -206,3 +206,19 @@ def test_a_schema_keyword_that_is_not_checked_is_said_so(tmp_path: Path) -> None
     (problem,) = examine(str(tmp_path)).problems
     assert problem.severity == "warning"
     assert "is not checked by agenthub" in problem.message
+
+
+@pytest.mark.parametrize(
+    "text", ["", "*", "latest", "1.2", "1.2.3rc1", ">=1,<2", "~= 1.4.2", ">=1.0a1, !=1.5.*", "1!2.0"]
+)
+def test_requires_are_ranges_of_versions(tmp_path: Path, text: str) -> None:
+    assert reading(tmp_path, f"{BASE}requires:\n  acme/fetcher: '{text}'\n").requires == {"acme/fetcher": text}
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["a/b: newest", "a/b: '>=1;<2'", "b: '1'", "a/../x: '1'", "A/b: '1'", "a/b: 1.0", "a/b: '>=1,'", "a/b: '1.*.2'"],
+)
+def test_what_cannot_be_required_is_said_with_its_line(tmp_path: Path, line: str) -> None:
+    with pytest.raises(InvalidManifestError, match=r"agent\.yaml:13"):
+        reading(tmp_path, f"{BASE}requires:\n  {line}\n")
