@@ -295,6 +295,8 @@ class Paths:
         """Where environments are built before they move to their places; uv is faster in a place that it knows."""
         self.history = join(self.home, "history")
         """What was run: a journal, a database made of it, and the runs' logs."""
+        self.projects = join(self.home, "projects")
+        """`projects/<path>/agents/<owner>/<name>`: links to the versions that a project's lock names."""
         self.workers = join(self.home, "workers")
         """`workers/<owner>/<name>/`: the sockets of agents that are kept loaded."""
         self.indexes = join(self.home, "indexes.json")

@@ -128,7 +128,7 @@ def _agents() -> list[str]:
     from agenthub.config import Settings
     from agenthub.packages.store import Store
 
-    entries = Store(Settings().paths).list_agents()
+    entries = Store.here(Settings().paths).list_agents()
     names = [entry.name for entry in entries]
     return sorted([name for name in names if names.count(name) == 1] + [f"{one.owner}/{one.name}" for one in entries])
 
@@ -140,7 +140,7 @@ def _located(agent: str) -> LocatedAgent | None:
     from agenthub.runtime.runs.locator import locate
 
     try:
-        return locate(Store(Settings().paths), agent)
+        return locate(Store.here(Settings().paths), agent)
     except AgentRuntimeError:  # somebody is in the middle of typing
         return None
 

@@ -57,7 +57,7 @@ def _change(arguments: argparse.Namespace, output: Output, *, add: bool) -> int:
     kind = arguments.kind
     values = [_checked(kind, value, working_directory(), check_item) for value in arguments.values]
     settings = Settings()
-    store = Store(settings.paths)
+    store = Store.here(settings.paths)
     owner, name = store.resolve(arguments.agent)
     manifest = load_manifest(store.current_version_dir(owner, name))
     with store.agent_lock(owner, name):

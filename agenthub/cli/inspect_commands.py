@@ -23,7 +23,7 @@ def configure_list(parser: argparse.ArgumentParser) -> None:
 
 def list_(arguments: argparse.Namespace, output: Output) -> int:
     """One line an agent."""
-    agents = Store(Settings().paths).list_agents()
+    agents = Store.here(Settings().paths).list_agents()
     if arguments.json:
         output.json({"agents": [entry._asdict() for entry in agents]})
         return 0
@@ -37,6 +37,7 @@ def list_(arguments: argparse.Namespace, output: Output) -> int:
     for entry in agents:
         label = f"{entry.owner}/{entry.name}".ljust(names)
         text = f"broken: {entry.problem}" if entry.problem else entry.description
+        text = f"(project) {text}" if entry.project else text
         lines.append(f"{label}  {entry.version.ljust(versions)}  {_shortened(text, room)}".rstrip())
     output.result("\n".join(lines))
     return 0
@@ -54,7 +55,7 @@ def dir_(arguments: argparse.Namespace, output: Output) -> int:
     if arguments.agent:
         from agenthub.runtime.runs.locator import locate
 
-        path = locate(Store(settings.paths), arguments.agent).directory
+        path = locate(Store.here(settings.paths), arguments.agent).directory
     if arguments.json:
         output.json({"path": path})
     else:

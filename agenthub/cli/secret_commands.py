@@ -118,12 +118,12 @@ def _hidden(prompt: str) -> str:
 
 
 def _list(settings: Settings, store: SecretStore, as_json: bool, output: Output) -> None:
-    from agenthub.packages.grants import read_grants
     from agenthub.packages.index import agent_names
+    from agenthub.packages.store import Store
 
     granted: dict[str, list[str]] = {}
     for owner, agent in agent_names(settings.paths):
-        for name in read_grants(settings.paths, owner, agent)["secrets"]:
+        for name in Store(settings.paths).read_grants(owner, agent)["secrets"]:
             granted.setdefault(name, []).append(f"{owner}/{agent}")
     kept = store.names()
     if as_json:

@@ -11,8 +11,10 @@ from agenthub.interrupts import deferred_interrupts
 from agenthub.packages.files import fsync_directory, remove_empty, remove_tree, storing, sync_file_system
 from agenthub.packages.locks import acquire, acquire_abandoned, claim_unused, hold
 from agenthub.packages.names import check_name, is_name, version_directory
+from agenthub.packages.project_links import link_target, referenced_versions
 from agenthub.packages.record import InstallRecord, write_record
 from agenthub.packages.staging import new_staging, open_store
+from agenthub.packages.states import read_state, state_path, write_state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,12 +46,15 @@ def agent_lock(paths: Paths, owner: str, name: str, waiting: Callable[[], None] 
 
 
 @contextmanager
-def prepare_version(paths: Paths, owner: str, name: str, version: str, digest: str, tree: str) -> Iterator[str]:
+def prepare_version(
+    paths: Paths, owner: str, name: str, version: str, digest: str, tree: str, *, link: str | None = None
+) -> Iterator[str]:
     """Moves the fetched directory `tree` to where it stays, and yields that place for the environment to be built in.
 
-    The caller holds the agent's lock. What was not activated when the context ends is removed, and what a dead
-    process left is removed by `sweep`.
+    The caller holds the agent's lock. What `link` (None: the user's) does not name when the context ends is removed,
+    and what a dead process left is removed by `sweep`.
     """
+    link = link or paths.current_link(owner, name)
     check_name(owner, "owner")
     check_name(name)
     with new_staging(paths) as staging, ExitStack() as stack:
@@ -65,7 +70,7 @@ def prepare_version(paths: Paths, owner: str, name: str, version: str, digest: s
                 _rename_into(tree, place)
             yield place
         finally:
-            if _current(paths, owner, name) != place:
+            if link_target(link) != place:
                 with storing("clean up", place), deferred_interrupts():
                     remove_tree(place)
                     remove_empty(folder, os.path.dirname(folder))
@@ -78,32 +83,54 @@ def complete_version(version_dir: str, record: InstallRecord) -> None:
     write_record(version_dir, record)
 
 
-def activate(paths: Paths, version_dir: str) -> None:
+def activate(paths: Paths, version_dir: str, link: str | None = None) -> None:
     """Makes a complete version the current one of its agent: one rename. The caller holds the agent's lock.
+
+    The version that was current is noted before as the one to go back to; a note that this was cut short after is
+    harmless, since who reads it passes over what is current.
+
+    Args:
+        paths: of the store.
+        version_dir: the version.
+        link: which link names it then; None: the user's, or else one of a project's.
 
     Raises:
         StoreError: the version is not complete, or the store cannot be written; nothing was changed.
     """
-    owner, name, leaf = _parts(paths, version_dir)
+    owner, name, _ = _parts(paths, version_dir)
     if not os.path.exists(os.path.join(version_dir, RECORD)):
         raise StoreError(f"{version_dir} has no install record and cannot be made current")
-    link = os.path.join(paths.agents, owner, name)
+    users, link = link is None, link or paths.current_link(owner, name)
     if os.path.isdir(link) and not os.path.islink(link):
         raise StoreError(
             f"{link} is a directory that agenthub did not make", suggestion="move it away, then install again"
         )
+    if users:
+        _note_previous(paths, owner, name, version_dir)
     # Made inside the version, where nobody else looks and where it is removed with it.
     fresh = os.path.join(version_dir, os.path.dirname(RECORD), "link")
     with storing("write", link):
         with suppress(FileNotFoundError):
             os.unlink(fresh)
-        os.symlink(os.path.join("..", "..", os.path.basename(paths.versions), owner, name, leaf), fresh)
+        os.symlink(os.path.relpath(version_dir, os.path.dirname(link)), fresh)
         _rename_into(fresh, link)
         fsync_directory(os.path.dirname(link))
 
 
+def _note_previous(paths: Paths, owner: str, name: str, version_dir: str) -> None:
+    current = current_version(paths, owner, name)
+    if current in (None, version_dir):
+        return
+    state = read_state(paths, owner, name)
+    folder = os.path.join(paths.versions, owner, name)
+    previous = dict.fromkeys((os.path.basename(str(current)), *state.previous))
+    kept = tuple(leaf for leaf in previous if os.path.isdir(os.path.join(folder, leaf)))
+    if kept != state.previous:
+        write_state(paths, owner, name, state._replace(previous=kept))
+
+
 def remove_version(paths: Paths, version_dir: str) -> bool:
-    """Removes a version that is not current; False, and nothing removed, while a run uses it.
+    """Removes a version that is not current; False, and nothing removed, while a run or a project uses it.
 
     The caller holds the agent's lock.
 
@@ -111,8 +138,10 @@ def remove_version(paths: Paths, version_dir: str) -> bool:
         StoreError: it is the current one, or cannot be removed.
     """
     owner, name, _ = _parts(paths, version_dir)
-    if _current(paths, owner, name) == version_dir:
+    if current_version(paths, owner, name) == version_dir:
         raise StoreError(f"{version_dir} is the current version of {owner}/{name} and stays")
+    if version_dir in referenced_versions(paths):
+        return False
     with storing("remove", version_dir):
         unused = claim_unused(version_dir)
         if unused is None:
@@ -128,6 +157,8 @@ def uninstall(
     paths: Paths, owner: str, name: str, *, force: bool = False, waiting: Callable[[], None] | None = None
 ) -> None:
     """Removes an agent: its link first, then all that was made for it, and what it was granted.
+
+    Versions that projects use stay.
 
     Args:
         paths: of the store.
@@ -149,16 +180,17 @@ def uninstall(
         except AgentNotFoundError:  # another process was faster
             os.unlink(_lock_path(paths, owner, name))
             raise
-        if not force and not _claim_all(folder, claims):
+        removable = _removable(paths, folder)
+        if not force and not _claim_all(removable, claims):
             raise StoreError(
                 f"{owner}/{name} is running",
                 suggestion="wait for it to end, or stop it; --force removes it nevertheless",
             )
-        _remove_all(paths, owner, name, claims)
+        _remove_all(paths, owner, name, removable, claims)
 
 
 def sweep_removed(paths: Paths) -> list[str]:
-    """Finishes removals that were cut short: versions and grants of agents that have no link any more.
+    """Finishes removals that were cut short: versions, grants and states of agents that have no link any more.
 
     Returns:
         list[str]: the directories and files that were removed.
@@ -166,7 +198,8 @@ def sweep_removed(paths: Paths) -> list[str]:
     removed = []
     with storing("clean up", paths.home):
         found = set(_entries(paths.versions))
-        found |= {(owner, leaf.removesuffix(".json")) for owner, leaf in _entries(paths.grants)}
+        for root in (paths.grants, paths.states):
+            found |= {(owner, leaf.removesuffix(".json")) for owner, leaf in _entries(root)}
         for owner, name in sorted(found):
             known = is_name(owner) and is_name(name)
             if known and not os.path.lexists(os.path.join(paths.agents, owner, name)):
@@ -192,37 +225,54 @@ def _finish_removal(paths: Paths, owner: str, name: str) -> list[str]:
         folder = os.path.join(paths.versions, owner, name)
         if os.path.lexists(os.path.join(paths.agents, owner, name)):
             return []
+        removable = _removable(paths, folder)
         with ExitStack() as claims:
-            if not _claim_all(folder, claims):
+            if not _claim_all(removable, claims):
                 return []
-            _remove_all(paths, owner, name, claims)
-        return [folder]
+            _remove_all(paths, owner, name, removable, claims)
+        return removable
     finally:
         os.close(descriptor)
 
 
-def _remove_all(paths: Paths, owner: str, name: str, claims: ExitStack) -> None:
+def _removable(paths: Paths, folder: str) -> list[str]:
+    """The versions in a folder that no project uses."""
+    used = referenced_versions(paths)
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return [place for leaf in sorted(os.listdir(folder)) if (place := os.path.join(folder, leaf)) not in used]
+    return []
+
+
+def _remove_all(paths: Paths, owner: str, name: str, removable: list[str], claims: ExitStack) -> None:
     """The link first: from then on the agent is not there, and `sweep_removed` finishes what is cut short."""
     link = os.path.join(paths.agents, owner, name)
     folder = os.path.join(paths.versions, owner, name)
     grants = os.path.join(paths.grants, owner, f"{name}.json")
+    state = state_path(paths, owner, name)
     with storing("remove", link), new_staging(paths) as staging:
         with suppress(FileNotFoundError):
             os.unlink(link)
             fsync_directory(os.path.dirname(link))
-        with suppress(FileNotFoundError):
-            os.rename(folder, os.path.join(staging.path, "removed"))
+        for place in removable:
+            with suppress(FileNotFoundError):
+                os.rename(place, os.path.join(staging.path, os.path.basename(place)))
         claims.close()
-        for file in (grants, _lock_path(paths, owner, name)):
+        for file in (grants, state, _lock_path(paths, owner, name)):
             with suppress(FileNotFoundError):
                 os.unlink(file)
-        remove_empty(*map(os.path.dirname, (link, folder, grants)))
+        remove_empty(*map(os.path.dirname, (link, folder, grants, state)), paths.states)
 
 
 def superseded(paths: Paths, owner: str, name: str) -> list[str]:
-    """The complete versions of an agent that are not current, the newest first."""
+    """As `other_versions`, without those that a project uses."""
+    used = referenced_versions(paths)
+    return [version_dir for version_dir in other_versions(paths, owner, name) if version_dir not in used]
+
+
+def other_versions(paths: Paths, owner: str, name: str) -> list[str]:
+    """The complete versions of an agent but the current: those it had before, the latest first, then the newest."""
     folder = os.path.join(paths.versions, owner, name)
-    current = _current(paths, owner, name)
+    current = current_version(paths, owner, name)
     found = []
     with storing("read", folder), suppress(FileNotFoundError):
         for leaf in os.listdir(folder):
@@ -231,7 +281,12 @@ def superseded(paths: Paths, owner: str, name: str) -> list[str]:
                 time = os.stat(os.path.join(version_dir, RECORD)).st_mtime_ns
                 if version_dir != current:
                     found.append((time, version_dir))
-    return [version_dir for _, version_dir in sorted(found, reverse=True)]
+    if len(found) < 2:
+        return [version_dir for _, version_dir in found]
+    rank = {leaf: -number for number, leaf in enumerate(read_state(paths, owner, name).previous, 1)}
+    lowest = -len(rank) - 1
+    found.sort(key=lambda one: (rank.get(os.path.basename(one[1]), lowest), one[0]), reverse=True)
+    return [version_dir for _, version_dir in found]
 
 
 def _check_removable(link: str, folder: str) -> None:
@@ -242,11 +297,11 @@ def _check_removable(link: str, folder: str) -> None:
         raise StoreError(f"{link} is a directory that agenthub did not make", suggestion="remove it by hand")
 
 
-def _claim_all(folder: str, claims: ExitStack) -> bool:
-    """Claims all versions in a folder; False while one of them is in use."""
-    with suppress(FileNotFoundError, NotADirectoryError):
-        for leaf in os.listdir(folder):
-            unused = claim_unused(os.path.join(folder, leaf))
+def _claim_all(versions: list[str], claims: ExitStack) -> bool:
+    """Claims these versions; False while one of them is in use."""
+    for version_dir in versions:
+        with suppress(NotADirectoryError):
+            unused = claim_unused(version_dir)
             if unused is None:
                 return False
             claims.enter_context(unused)
@@ -274,7 +329,8 @@ def _free_place(place: str) -> str:
     return candidate
 
 
-def _current(paths: Paths, owner: str, name: str) -> str | None:
+def current_version(paths: Paths, owner: str, name: str) -> str | None:
+    """The directory that an agent's link names, be it there or not; None without a link."""
     link = os.path.join(paths.agents, owner, name)
     try:
         return os.path.normpath(os.path.join(os.path.dirname(link), os.readlink(link)))

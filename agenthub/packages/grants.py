@@ -13,20 +13,20 @@ _PERMISSIONS = ("network", "read", "write", "run", "environment")
 GRANTS = (*_PERMISSIONS, "secrets", "sandbox", *(f"denied_{kind}" for kind in _PERMISSIONS))
 
 
-def read_grants(paths: Paths, owner: str, name: str) -> dict[str, list[str]]:
-    """What was granted, by each key of `GRANTS`; a permission that was taken is under `denied_<kind>`."""
-    values = _read(_grants_path(paths, owner, name))
+def read_grants(path: str) -> dict[str, list[str]]:
+    """What the file at `path` grants, by each key of `GRANTS`; a permission that was taken is under `denied_<kind>`."""
+    values = _read(path)
     return {key: [str(item) for item in values.get(key) or ()] for key in GRANTS}
 
 
-def write_grants(paths: Paths, owner: str, name: str, grants: dict[str, list[str]]) -> None:
-    """Replaces what an agent was granted. The caller holds the agent's lock.
+def write_grants(paths: Paths, path: str, grants: dict[str, list[str]]) -> None:
+    """Replaces what an agent was granted, in the file at `path`. The caller holds the agent's lock.
 
     Raises:
         StoreError: it cannot be written.
     """
     value = {key: sorted(set(grants[key])) for key in GRANTS if grants.get(key)}
-    _write(paths, _grants_path(paths, owner, name), value)
+    _write(paths, path, value)
 
 
 def has_consent(paths: Paths, location: str, digest: str) -> bool:
@@ -52,10 +52,6 @@ def add_consent(paths: Paths, location: str, digest: str) -> None:
         _write(paths, _consents_path(paths), {"code": {**code, location: [digest]}})
     finally:
         os.close(descriptor)
-
-
-def _grants_path(paths: Paths, owner: str, name: str) -> str:
-    return os.path.join(paths.grants, owner, f"{name}.json")
 
 
 def _consents_path(paths: Paths) -> str:

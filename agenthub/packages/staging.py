@@ -10,6 +10,7 @@ from agenthub.errors import StoreError
 from agenthub.interrupts import deferred_interrupts
 from agenthub.packages.files import SCHEMA_VERSION, read_json, remove_tree, storing, write_json
 from agenthub.packages.locks import acquire, acquire_abandoned, claim_unused
+from agenthub.packages.project_links import referenced_versions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -187,10 +188,12 @@ def _sweep_bench(lock: str) -> list[str]:
 
 
 def _remove_unfinished(paths: Paths, version_dir: str) -> list[str]:
-    """Removes a version whose maker died before it became the current one, be it complete or not."""
+    """Removes a version whose maker died before any link named it, be it complete or not."""
     owner, name = version_dir.split(os.sep)[-3:-1]
     link = os.path.join(paths.agents, owner, name)
     if not os.path.isdir(version_dir) or os.path.realpath(link) == os.path.realpath(version_dir):
+        return []
+    if version_dir in referenced_versions(paths):
         return []
     return _remove_unused(version_dir)
 

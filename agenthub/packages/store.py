@@ -10,6 +10,7 @@ from agenthub.errors import AgentNotFoundError, StoreError, nearest
 from agenthub.packages.files import storing
 from agenthub.packages.locks import Hold, claim_unused, hold
 from agenthub.packages.names import is_name
+from agenthub.packages.project_links import current_project, grants_of, links_of
 from agenthub.packages.record import InstallRecord, read_record
 
 TYPE_CHECKING = False
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from agenthub.packages.index import AgentSummary
+    from agenthub.packages.states import AgentState
+    from agenthub.packages.versions import InstalledVersion
 
 _ATTEMPTS = 10  # to catch a version between two upgrades
 
@@ -29,23 +32,31 @@ class Store:
 
     Args:
         paths: where it is.
+        project: the home of a project (see `project_links`), whose agents come before the user's own when agents are
+            looked up, and have grants of their own. None: the user's alone.
     """
 
-    def __init__(self, paths: Paths) -> None:
+    def __init__(self, paths: Paths, project: str | None = None) -> None:
         self.paths = paths
+        self.project = project
+
+    @classmethod
+    def here(cls, paths: Paths) -> Store:
+        """With the agents of the project that the working directory is in."""
+        return cls(paths, current_project(paths))
 
     # reading
 
     def resolve(self, agent: str) -> tuple[str, str]:
-        """Owner and name of the installed agent that `owner/name` or `name` means.
+        """Owner and name of the agent that `owner/name` or `name` means: one of the project, else an installed one.
 
         Raises:
             AgentNotFoundError: there is none (says the nearest), or several owners have one (lists them).
         """
         owner, slash, name = agent.rpartition("/")
-        owners = [owner] if slash else self._names(self.paths.agents)
-        if is_name(name) and (not slash or is_name(owner)):
-            owners = [each for each in owners if os.path.lexists(self.agent_dir(each, name))]
+        for root in self._roots() if is_name(name) and (not slash or is_name(owner)) else ():
+            owners = [owner] if slash else self._names(root)
+            owners = [each for each in owners if os.path.lexists(os.path.join(root, each, name))]
             if len(owners) == 1:
                 return owners[0], name
             if owners:
@@ -53,9 +64,17 @@ class Store:
                 raise AgentNotFoundError(f"several owners have an agent '{name}'", suggestion=f"one of {choice}")
         raise self._not_found(agent)
 
+    def _roots(self) -> tuple[str, ...]:
+        return (links_of(self.project), self.paths.agents) if self.project else (self.paths.agents,)
+
+    def is_projects(self, owner: str, name: str) -> bool:
+        """Whether the agent of that name is the project's."""
+        return self.project is not None and os.path.lexists(os.path.join(links_of(self.project), owner, name))
+
     def agent_dir(self, owner: str, name: str) -> str:
         """The agent's directory for people: a link to its current version."""
-        return os.path.join(self.paths.agents, owner, name)
+        root = links_of(self.project) if self.project and self.is_projects(owner, name) else self.paths.agents
+        return os.path.join(root, owner, name)
 
     def current_version_dir(self, owner: str, name: str) -> str:
         """The directory of the current version, which no upgrade changes.
@@ -109,7 +128,7 @@ class Store:
         return read_record(self.current_version_dir(owner, name))
 
     def list_agents(self) -> list[AgentSummary]:
-        """All installed agents, by owner and name; what is broken has a `problem`.
+        """All agents, by owner and name: the project's, and the user's of other names. What is broken has a `problem`.
 
         Raises:
             StoreError: the store cannot be read, or a newer agenthub wrote it.
@@ -118,13 +137,32 @@ class Store:
         from agenthub.packages.staging import check_marker
 
         check_marker(self.paths)
-        return index.list_agents(self.paths)
+        agents = index.list_agents(self.paths)
+        return index.with_projects(agents, self.project) if self.project else agents
 
     def superseded(self, owner: str, name: str) -> list[str]:
-        """The complete versions that are not current, the newest first."""
+        """The complete versions that are not current: those it had before, the latest first, then the newest."""
         from agenthub.packages import changes
 
         return changes.superseded(self.paths, owner, name)
+
+    def versions(self, owner: str, name: str) -> list[InstalledVersion]:
+        """All complete versions of an agent, the current one first; see `versions.installed_versions`."""
+        from agenthub.packages import versions
+
+        return versions.installed_versions(self.paths, owner, name)
+
+    def choose_version(self, owner: str, name: str, wanted: str) -> InstalledVersion:
+        """The installed version that `wanted` means; raises as `versions.choose_installed` does."""
+        from agenthub.packages import versions
+
+        return versions.choose_installed(self.paths, owner, name, wanted)
+
+    def read_state(self, owner: str, name: str) -> AgentState:
+        """Whether an agent is pinned, which versions it may become, which it had."""
+        from agenthub.packages import states
+
+        return states.read_state(self.paths, owner, name)
 
     @staticmethod
     def in_use(version_dir: str) -> bool:
@@ -139,11 +177,16 @@ class Store:
         """Holds a version against removal, for the length of a run; see `locks.hold`."""
         return hold(version_dir)
 
+    def grants_path(self, owner: str, name: str) -> str:
+        """Where it is kept what the user allowed an agent; a project's agents have nothing of the user's own."""
+        root = grants_of(self.project) if self.project and self.is_projects(owner, name) else self.paths.grants
+        return os.path.join(root, owner, f"{name}.json")
+
     def read_grants(self, owner: str, name: str) -> dict[str, list[str]]:
         """What the user allowed an agent: `environment` (variables) and `code` (digests)."""
         from agenthub.packages import grants
 
-        return grants.read_grants(self.paths, owner, name)
+        return grants.read_grants(self.grants_path(owner, name))
 
     def has_consent(self, location: str, digest: str) -> bool:
         """Whether the user agreed to run this content from a path or URL without installing it."""
@@ -218,11 +261,17 @@ class Store:
 
         changes.uninstall(self.paths, owner, name, force=force, waiting=waiting)
 
+    def write_state(self, owner: str, name: str, state: AgentState) -> None:
+        """Replaces what is known of an agent beside its versions, under the agent's lock."""
+        from agenthub.packages import states
+
+        states.write_state(self.paths, owner, name, state)
+
     def write_grants(self, owner: str, name: str, grants: dict[str, list[str]]) -> None:
         """Replaces what an agent was granted, under the agent's lock."""
         from agenthub.packages import grants as module
 
-        module.write_grants(self.paths, owner, name, grants)
+        module.write_grants(self.paths, self.grants_path(owner, name), grants)
 
     def add_consent(self, location: str, digest: str) -> None:
         """Remembers that the user agreed to run this content from a path or URL."""

@@ -51,7 +51,7 @@ class AgentRuntime:
         environment_manager: EnvironmentManager | None = None,
     ) -> None:
         self.settings = settings or Settings()
-        self.store = Store(self.settings.paths)
+        self.store = Store.here(self.settings.paths)
         self.runtime_config = RuntimeConfig.from_settings(self.settings)
         self.recorder = Recorder.from_settings(self.settings)
         self._process_manager = process_manager

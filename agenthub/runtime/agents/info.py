@@ -9,7 +9,7 @@ from typing import Any
 
 from agenthub.runtime.runs.locator import LocatedAgent
 from agenthub.runtime.runs.permissions import ANY, effective_permissions, is_silent, phrases, prohibitions
-from agenthub.runtime.runs.plan import OFF, stored_changes, tiers_here
+from agenthub.runtime.runs.plan import OFF, stored_changes, stored_grants, tiers_here
 from agenthub.runtime.runs.variables import KNOWN_VARIABLES
 from agenthub.runtime.sandbox.policy import RLIMITS
 from agenthub.runtime.sandbox.tiers import Tiers
@@ -40,7 +40,7 @@ def describe_agent(runtime: AgentRuntime, agent: LocatedAgent) -> dict[str, Any]
 
     manifest, record = agent.manifest, agent.record
     document = manifest_document(agent)
-    changes = stored_changes(runtime.store.read_grants(agent.owner, agent.name) if record else {})
+    changes = stored_changes(stored_grants(agent, runtime.store))
     granted = changes.allow["environment"]
     info: dict[str, Any] = {
         key: document[key]

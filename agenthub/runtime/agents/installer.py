@@ -12,6 +12,7 @@ from agenthub.packages.names import check_name
 from agenthub.packages.record import InstallRecord, environment_digest, now
 from agenthub.packages.sources import Fetched, fetch
 from agenthub.packages.spec import Spec, parse_spec
+from agenthub.packages.store import Store
 from agenthub.runtime.agent_runtime import AgentRuntime, needs_python
 from agenthub.runtime.runs.locator import LocatedAgent, locate_directory
 from agenthub.runtime.runs.permissions import asked_permissions
@@ -78,7 +79,7 @@ class AgentInstaller:
 
     def __init__(self, runtime: AgentRuntime) -> None:
         self.runtime = runtime
-        self.store = runtime.store
+        self.store = Store(runtime.settings.paths)  # the user's own, also inside a project
         self.environments = runtime.environment_manager
 
     def install(self, text: str, options: InstallOptions, cwd: str | None = None) -> Installed:
@@ -129,35 +130,6 @@ class AgentInstaller:
                 for superseded in self.store.superseded(owner, name):
                     self.store.remove_version(superseded)
         return Installed(record, place, True)
-
-    def _build(self, plan: Plan, place: str, options: InstallOptions) -> InstallRecord:
-        manifest = plan.manifest
-        located = LocatedAgent(place, plan.owner, plan.name, manifest, None)
-        warnings: list[str] = []
-        environment: Environment | None = None
-        if needs_python(located) or plan.dependencies != "none":
-            run_commands = plan.dependencies == "none" and bool(manifest.commands)
-            if run_commands and not options.allow_commands:
-                raise PermissionDeniedError(
-                    f"{manifest.name} can only be installed by its own commands: {'; '.join(manifest.commands)}",
-                    suggestion="--allow-commands consents to running them",
-                )
-            environment = self.environments.build(
-                place,
-                manifest,
-                python=options.python,
-                on_progress=options.on_progress,
-                extra=(*options.extra, *(("pip",) if run_commands else ())),
-            )
-            if run_commands:
-                _run_commands(manifest, place, environment, options.on_progress)
-            elif manifest.commands:
-                warnings.append(
-                    f"its installation commands were not run: {plan.dependencies} describes the environment"
-                )
-        if environment is not None and options.compile_bytecode:
-            self.environments.add_bytecode(environment.path, place, options.on_progress, wait=True)
-        return _record(plan, environment, warnings, undeclared_hints(manifest, place, _package_names(environment)))
 
     def _current(self, owner: str, name: str) -> InstallRecord | None:
         try:
@@ -220,63 +192,3 @@ def _identity(spec: Spec, manifest: AgentManifest, wanted: str | None) -> tuple[
     if not slash:
         raise InstallError(f"--as {wanted!r} is not owner/name")
     return check_name(owner, "owner"), check_name(name)
-
-
-def _record(plan: Plan, environment: Environment | None, warnings: list[str], hints: list[str]) -> InstallRecord:
-    record = InstallRecord(
-        owner=plan.owner,
-        name=plan.name,
-        version=plan.manifest.version,
-        source=plan.fetched.source,
-        digest=plan.fetched.digest,
-        installed_at=now(),
-        tool_version=__version__,
-        interpreter=None,
-        dependencies=[],
-        environment="none",
-        size={"code": plan.fetched.bytes, "environment": 0},
-        manifest=plan.manifest.to_compiled(),
-        warnings=warnings,
-        hints=hints,
-    )
-    return record._replace(**_environment_fields(record, environment)) if environment else record
-
-
-def _environment_fields(record: InstallRecord, environment: Environment) -> dict[str, Any]:
-    interpreter = {"path": environment.python, "version": environment.version}
-    dependencies = [{"name": name, "version": version} for name, version in environment.dependencies]
-    return {
-        "interpreter": interpreter,
-        "dependencies": dependencies,
-        "environment_digest": environment_digest(record.digest, interpreter, dependencies),
-        "environment": environment.kind,
-        "size": {**record.size, "environment": environment.size},
-    }
-
-
-def _package_names(environment: Environment | None) -> list[str]:
-    return [name for name, _ in environment.dependencies] if environment else []
-
-
-def _run_commands(
-    manifest: AgentManifest, place: str, environment: Environment, on_progress: Callable[[str], None] | None
-) -> None:
-    """Runs a manifest's installation commands: without a shell, in its environment; the first failure ends it."""
-    import shlex
-
-    from agenthub.runtime.environments.tools import run_tool, tool_environment
-
-    path = os.pathsep.join((os.path.join(environment.path, "bin"), os.environ.get("PATH") or os.defpath))
-    # A `pip` that is not the environment's must not install into the user's Python.
-    env = {**tool_environment(environment.path), "PATH": path, "PIP_REQUIRE_VIRTUALENV": "1"}
-    for command in manifest.commands:
-        try:
-            words = shlex.split(command)
-        except ValueError as error:
-            raise InvalidManifestError(f"{manifest.name}: installation command {command!r}: {error}") from None
-        finished = run_tool(words, cwd=place, env=env, on_line=on_progress)
-        if finished.code != 0:
-            raise InstallError(
-                f"{manifest.name}: its installation command failed with status {finished.code}: {command}",
-                details=finished.lines[-20:],
-            )

@@ -52,9 +52,8 @@ class BatchPlan:
 
     def _grants(self) -> tuple[int, ...]:
         """What changes with the agent's grants."""
-        path = os.path.join(self._runtime.settings.paths.grants, self.agent.owner, f"{self.agent.name}.json")
         try:
-            found = os.stat(path)
+            found = os.stat(self._runtime.store.grants_path(self.agent.owner, self.agent.name))
         except OSError:
             return ()
         return found.st_ino, found.st_mtime_ns, found.st_size

@@ -184,7 +184,7 @@ def _decide(
     limits: Limits,
 ) -> RunPlan:
     manifest = agent.manifest
-    grants = store.read_grants(agent.owner, agent.name) if agent.owner else {}
+    grants = stored_grants(agent, store)
     read, write = paths
     permissions = effective_permissions(manifest, (stored_changes(grants), options.changes), (read, write))
     check_paths(permissions, (settings.paths.home, scratch_base()), agent.directory, manifest.name)
@@ -211,6 +211,13 @@ def _decide(
 def tiers_here(paths: Paths) -> Tiers:
     """What this machine can enforce, probed once for each state of it."""
     return available_tiers(os.path.join(paths.cache, "isolation.json"))
+
+
+def stored_grants(agent: LocatedAgent, store: Store) -> dict[str, list[str]]:
+    """What the user allowed an agent; a project's version has nothing but what was granted in that project."""
+    if agent.record is None or (agent.record.locked and not store.is_projects(agent.owner, agent.name)):
+        return {}
+    return store.read_grants(agent.owner, agent.name)
 
 
 def stored_changes(grants: Mapping[str, Sequence[str]]) -> Changes:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from agenthub import __version__
 from agenthub.errors import AgentRuntimeError, EnvironmentError, InvalidInputError
+from agenthub.packages.store import Store
 from agenthub.runtime.processes.run_environment import run_environment
 from agenthub.runtime.runs.plan import OFF
 from agenthub.runtime.workers.post import is_held
@@ -227,7 +228,7 @@ def start_worker(
         "caps": plan.limits._asdict(),
         "place": place,
         "version": plan.agent.manifest.version,
-        "current": paths.current_link(plan.agent.owner, plan.agent.name) if plan.agent.owner else "",
+        "current": Store.here(paths).agent_dir(plan.agent.owner, plan.agent.name) if plan.agent.owner else "",
         "number": number,
         "idle": idle,
         "wait": wait,
