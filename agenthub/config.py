@@ -67,6 +67,9 @@ SETTINGS: dict[str, Setting] = {
         Setting(
             "sandbox", "sandbox", "auto", "auto: the best that is to be had; strict: a sandbox, or no run; off: none"
         ),
+        Setting("signatures", "signatures", "first-use", "known: take from indexes only what a key you named signed"),
+        Setting("sigstore_root", "text", "", "file with the trusted root of a Sigstore of one's own"),
+        Setting("osv_url", "text", "https://api.osv.dev", "database of known vulnerabilities: agenthub audit"),
         Setting("warm", "warm", "off", "auto: keep an agent loaded after its first run; off: agenthub warm alone does"),
         Setting("warm_idle", "duration", 900.0, "seconds without a run after which a loaded agent ends"),
         Setting("history", "flag", True, "record every run: agenthub runs"),
@@ -79,6 +82,7 @@ SETTINGS: dict[str, Setting] = {
 SANDBOX_LEVELS = ("auto", "strict", "off")
 HISTORY_VALUES = ("full", "digest")
 WARM_CHOICES = ("off", "auto")
+SIGNATURE_POLICIES = ("first-use", "known")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -132,6 +136,7 @@ _PARSERS: dict[str, Callable[[object], Any]] = {
     "sandbox": _parse_sandbox,
     "warm": lambda value: _one_of(WARM_CHOICES, value),
     "values": _parse_values,
+    "signatures": lambda value: _one_of(SIGNATURE_POLICIES, value),
     "text": str,
 }
 
@@ -222,31 +227,34 @@ def _read_toml(path: str) -> dict[str, Any]:
     return values
 
 
+# What a project may set to one value alone, and what not at all, with the reason.
+_PROJECT_MAY_ONLY = {"sandbox": "strict", "history_values": "digest", "signatures": "known"}
+_PROJECT_MAY_NOT = {
+    **dict.fromkeys(("history", "history_age", "history_size"), "the history is yours"),
+    **dict.fromkeys(("index", "osv_url"), "which servers are asked is yours to say"),
+    "sigstore_root": "whom you trust is yours to say",
+    "keep_versions": "the agents that it would remove are yours",
+}
+
+
 def _check_project(path: str, values: Mapping[str, Any]) -> None:
     """A project comes from elsewhere as often as not: it may ask for more safety, and not for less."""
-    if str(values.get("sandbox", "strict")).strip().lower() != "strict":
-        raise InvalidInputError(
-            f"{path}: a project may set sandbox to strict, and to nothing else",
-            suggestion="take it out; agenthub config set sandbox … sets it for you alone",
-        )
+    for name, value in values.items():
+        only = _PROJECT_MAY_ONLY.get(name)
+        if only is not None and str(value).strip().lower() != only:
+            raise InvalidInputError(
+                f"{path}: a project may set {name} to {only}, and to nothing else",
+                suggestion=f"take it out; agenthub config set {name} … sets it for you alone",
+            )
+        if name in _PROJECT_MAY_NOT:
+            raise InvalidInputError(
+                f"{path}: a project may not set {name}: {_PROJECT_MAY_NOT[name]}",
+                suggestion="take it out, or set it for you alone: agenthub config",
+            )
     if os.sep in str(values.get("python", "")):
         raise InvalidInputError(
             f"{path}: a project may name a version of Python, and no program to start in its place",
             suggestion="write a version, such as 3.12; or name the program with --python",
-        )
-    if str(values.get("history_values", "digest")).strip().lower() != "digest":
-        raise InvalidInputError(f"{path}: a project may set history_values to digest, and to nothing else")
-    if "index" in values:
-        raise InvalidInputError(
-            f"{path}: a project may not set index: where code comes from is yours to say",
-            suggestion="agenthub index add NAME URL sets it for you alone",
-        )
-    for name in ("history", "history_age", "history_size"):
-        if name in values:
-            raise InvalidInputError(f"{path}: a project may not set {name}: the history is yours")
-    if "keep_versions" in values:
-        raise InvalidInputError(
-            f"{path}: a project may not set keep_versions: the agents that it would remove are yours"
         )
 
 
