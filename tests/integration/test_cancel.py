@@ -16,7 +16,7 @@ from streaming_support import Store, ended
 import agenthub
 from agenthub.runtime.processes.cancellation import Cancellation
 from agenthub.runtime.processes.limits import Limits
-from agenthub.runtime.processes.supervisor import TERM_GRACE
+from agenthub.runtime.processes.run_loop import TERM_GRACE
 from agenthub.runtime.runs.plan import RunOptions
 from tests.support import COMMAND, PATIENCE, marked, wait_until
 

@@ -1,4 +1,4 @@
-"""One run: a process tree, its bytes, its deadline, its death. One selector loop drives it."""
+"""One run in a process of its own: how it starts, and that nothing of it is left."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     from agenthub.runtime.processes.pipes import Pipes
     from agenthub.runtime.processes.process_tree import ProcessTree
     from agenthub.runtime.processes.protocol import Exchange
+    from agenthub.runtime.processes.run_loop import RunLoop
 
 __all__ = ["Completion", "Launch", "supervise"]
 
 _RELAYED = 128  # plus the signal's number: how a relaying first process ends
-TERM_GRACE = 0.5  # seconds between being asked to end and SIGKILL at most: whoever ignores the first wins no time
 
 
 class Completion(NamedTuple):
@@ -118,6 +118,8 @@ def supervise(
             run.start(cgroup_factory, tree_factory)
             run.loop()
             completion = run.conclude()
+            from agenthub.runtime.processes.run_loop import TERM_GRACE
+
             waking = [cancellation.fileno() for cancellation in wake]
             delivery.finish(waking, TERM_GRACE, hurried=completion.reason == "cancelled")
             return completion
@@ -144,17 +146,13 @@ class _Run:
         self._limits = limits
         self._log = log
         self._cancellations = cancellations
-        self._reason = "exited"
-        self._error: AgentRuntimeError | None = None
-        self._terminate_at: float | None = None
-        self._kill_at: float | None = None
+        self._loop: RunLoop | None = None
         self._tree: ProcessTree | None = None
         self._cgroup: Cgroup | None = None
         self._pipes: Pipes | None = None
         self._pidfd = -1
         self._process: subprocess.Popen[bytes] | None = None
         self._pid = 0
-        self._noted = 0
         self._survivors = False
 
     def start(
@@ -189,6 +187,7 @@ class _Run:
         # While the program starts, there is time to load what watches it.
         from agenthub.runtime.processes.disk_use import DiskUse
         from agenthub.runtime.processes.pipes import Pipes
+        from agenthub.runtime.processes.run_loop import RunLoop
         from agenthub.runtime.processes.watch import Watch
 
         self._disk = DiskUse(launch.scratch, limits.disk) if launch.scratch else None
@@ -199,112 +198,45 @@ class _Run:
             wake.append(self._pidfd)
         self._pipes = Pipes(self._process, self._exchange, self._log, wake, self._delivery)
         self._pipes.send(self._exchange.request)
+        self._loop = RunLoop(
+            *(self, self._exchange, self._limits, self._pipes, self._watch, self._cancellations),
+            *(self._delivery, self._started),
+        )
 
     def loop(self) -> None:
-        """Until the first process has ended."""
-        assert self._pipes is not None
-        while not self._has_ended():
-            try:
-                self._pipes.wait(self._patience())
-            except AgentRuntimeError as error:
-                self._error = error
-                self._stop("protocol")
-            self._check()
-            self._terminate_when_due()
-            if self._kill_at is not None and time.monotonic() >= self._kill_at:
-                return
+        """Until the first process has ended, or is to be killed."""
+        assert self._loop is not None
+        self._loop.until_end()
 
-    def _has_ended(self) -> bool:
+    def has_ended(self) -> bool:
         try:
             return os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
         except ChildProcessError:  # SIGCHLD is ignored here, or someone else reaped it
             return True
 
-    def _patience(self) -> float:
-        due = [self._watch.due]
-        if self._terminate_at is not None:
-            due.append(self._terminate_at)
-        if self._kill_at is not None:
-            due.append(self._kill_at)
-        elif self._limits.timeout is not None:
-            due.append(self._started + self._limits.timeout)
-        return max(0.0, min(due) - time.monotonic())
-
-    def _check(self) -> None:
-        assert self._pipes is not None
-        now = time.monotonic()
-        if self._pipes.received != self._noted:  # whoever speaks is often about to end
-            self._noted = self._pipes.received
-            self._watch.note_peak()
-        if self._is_unwanted():
-            self._stop("cancelled")
-        if self._pipes.charged > self._limits.output:
-            self._stop("output")
-        if self._limits.timeout is not None and now - self._started >= self._limits.timeout:
-            self._stop("timeout")
-        if now >= self._watch.due:
-            reason = self._watch.poll()
-            if reason is not None:
-                self._stop(reason)
-        if self._exchange.interactive and self._exchange.reply is not None:
-            self._let_go(now)
-
-    def _is_unwanted(self) -> bool:
-        """Whether somebody asked for its end, or nobody listens any more."""
-        unheard = self._delivery.failure is not None
-        return unheard or any(cancellation.cancelled for cancellation in self._cancellations)
-
-    def _let_go(self, now: float) -> None:
-        """It has answered: it may end by itself, for a while."""
-        if self._kill_at is None and self._pipes is not None:
-            self._watch.note_peak()
-            self._pipes.close_stdin()
-            self._kill_at = now + self._limits.grace
-
-    def _stop(self, reason: str) -> None:
-        """The first reason counts. Who is merely late or unwanted is asked first; who takes too much is not."""
-        if self._reason != "exited":
-            return
-        self._reason = reason
-        now, patience = time.monotonic(), 0.0
-        if reason in ("timeout", "cancelled") and self._pipes is not None:
-            patience = min(self._limits.grace, TERM_GRACE)
-            self._pipes.send(self._exchange.farewell())
-            heard = self._cancellations if reason == "cancelled" else ()
-            self._pipes.hurry([cancellation.fileno() for cancellation in heard])
-            self._terminate_at = now + patience / 2 if self._exchange.cooperative else now
-        self._kill_at = now + patience
-
-    def _terminate_when_due(self) -> None:
-        if self._terminate_at is not None and time.monotonic() >= self._terminate_at:
-            self._terminate_at = None
-            self._confinement.terminate(self._pid)  # not reaped, so that the number is still its own
+    def terminate(self) -> None:
+        self._confinement.terminate(self._pid)  # not reaped, so that the number is still its own
 
     def conclude(self) -> Completion:
         """Kills what is left, takes the rest of the output, and tells how it went."""
         assert self._pipes is not None
+        assert self._loop is not None
         wall = time.monotonic() - self._started
         self._watch.note_peak()
         survivors = not self._kill()
-        if self._reason == "exited" and self._watch.oom_killed():
-            self._reason = "memory"
+        if self._watch.oom_killed():
+            self._loop.blame("memory")
         status, number, cpu, peak = self._reap()
         if self._confinement.failure is not None:
             raise self._confinement.failure
-        if self._reason == "exited" and number == signal.SIGXCPU:
-            self._reason = "cpu"
-        try:
-            self._pipes.drain()
-        except AgentRuntimeError as error:
-            if self._reason == "exited":
-                self._reason, self._error = "protocol", error
-        if self._reason == "exited" and self._pipes.charged > self._limits.output:
-            self._reason = "output"
+        if number == signal.SIGXCPU:
+            self._loop.blame("cpu")
+        self._loop.take_rest()
         return Completion(
-            reason=self._reason,
+            reason=self._loop.reason,
             status=status,
             signal=number,
-            error=self._error,
+            error=self._loop.error,
             wall=wall,
             cpu=max(cpu + self._watch.reaped.cpu, self._watch.cpu),
             peak_memory=max(peak, self._watch.reaped.peak, self._watch.peak),

@@ -17,7 +17,8 @@ from agenthub.runtime.processes.disk_use import DiskUse
 from agenthub.runtime.processes.kill import Reaped, kill_tree
 from agenthub.runtime.processes.pipes import Pipes
 from agenthub.runtime.processes.process_tree import send_signal
-from agenthub.runtime.processes.supervisor import TERM_GRACE, Completion
+from agenthub.runtime.processes.run_loop import EXITED, RunLoop
+from agenthub.runtime.processes.supervisor import Completion
 from agenthub.runtime.processes.watch import Watch
 
 TYPE_CHECKING = False
@@ -57,6 +58,19 @@ class _Ends(NamedTuple):
     stdin: FileIO
     stdout: FileIO
     stderr: FileIO
+
+
+class _Readable(NamedTuple):
+    """Asks for the end of a run once a descriptor is readable."""
+
+    descriptor: int
+
+    @property
+    def cancelled(self) -> bool:
+        return bool(select.select([self.descriptor], [], [], 0)[0])
+
+    def fileno(self) -> int:
+        return self.descriptor
 
 
 class Loaded(Protocol):
@@ -140,13 +154,10 @@ class WarmRun:
         self._stops = stops
         self._gate = -1
         self._delivery = delivery
-        self._reason = "exited"
-        self._error: AgentRuntimeError | None = None
-        self._terminate_at: float | None = None
-        self._kill_at: float | None = None
         self._answer: dict[str, Any] | None = None
         self._ends: _Ends | None = None
         self._pipes: Pipes | None = None
+        self._loop: RunLoop | None = None
 
     def begin(self) -> None:
         """Has a process forked that waits at its gate.
@@ -189,6 +200,10 @@ class WarmRun:
         with contextlib.suppress(BrokenPipeError):  # killed already
             os.write(self._gate, b"!")
         self._pipes.send(self._exchange.request)
+        self._loop = RunLoop(
+            *(self, self._exchange, self._limits, self._pipes, self._watch, [_Readable(stop) for stop in self._stops]),
+            *(self._delivery, self._started),
+        )
 
     def take_back(self) -> None:
         """Ends a process that is still at its gate: it has done nothing."""
@@ -205,110 +220,50 @@ class WarmRun:
 
     def loop(self) -> None:
         """Until the worker says that the run has ended, or until it is to be killed."""
-        assert self._pipes is not None
-        while self._answer is None and self._worker.alive:
-            try:
-                self._pipes.wait(self._patience())
-            except AgentRuntimeError as error:
-                self._error = error
-                self._stop("protocol")
-            self._hear()
-            self._check()
-            self._terminate_when_due()
-            if self._kill_at is not None and time.monotonic() >= self._kill_at:
-                return
+        assert self._loop is not None
+        self._loop.until_end()
 
-    def _hear(self) -> None:
-        if select.select([self._control], [], [], 0)[0]:
+    def has_ended(self) -> bool:
+        if self._answer is None and select.select([self._control], [], [], 0)[0]:
             answer = self._word()
             if "status" in answer:
                 self._answer = answer
             else:  # it has gone, or talks nonsense
                 self._worker.alive = False
+        return self._answer is not None or not self._worker.alive
 
-    def _patience(self) -> float:
-        due = [self._watch.due]
-        if self._terminate_at is not None:
-            due.append(self._terminate_at)
-        if self._kill_at is not None:
-            due.append(self._kill_at)
-        elif self._limits.timeout is not None:
-            due.append(self._started + self._limits.timeout)
-        return max(0.0, min(due) - time.monotonic())
-
-    def _check(self) -> None:
-        assert self._pipes is not None
-        now = time.monotonic()
-        if self._is_unwanted():
-            self._stop("cancelled")
-        if self._pipes.charged > self._limits.output:
-            self._stop("output")
-        if self._limits.timeout is not None and now - self._started >= self._limits.timeout:
-            self._stop("timeout")
-        if self._answer is None and now >= self._watch.due:
-            reason = self._watch.poll()
-            if reason is not None:
-                self._stop(reason)
-        if self._exchange.interactive and self._exchange.reply is not None and self._kill_at is None:
-            self._pipes.close_stdin()
-            self._kill_at = now + self._limits.grace
-
-    def _is_unwanted(self) -> bool:
-        return self._delivery.failure is not None or bool(select.select(self._stops, [], [], 0)[0])
-
-    def _stop(self, reason: str) -> None:
-        if self._reason != "exited":
-            return
-        self._reason = reason
-        now, patience = time.monotonic(), 0.0
-        if reason in ("timeout", "cancelled") and self._pipes is not None:
-            patience = min(self._limits.grace, TERM_GRACE)
-            self._pipes.send(self._exchange.farewell())
-            self._pipes.hurry(self._stops if reason == "cancelled" and self._delivery.failure is None else ())
-            self._terminate_at = now + patience / 2 if self._exchange.cooperative else now
-        self._kill_at = now + patience
-
-    def _terminate_when_due(self) -> None:
-        if self._terminate_at is not None and time.monotonic() >= self._terminate_at:
-            self._terminate_at = None
-            for pid in self._members():
-                send_signal(pid, signal.SIGTERM)
-
-    def _members(self) -> list[int]:
+    def terminate(self) -> None:
         others = self._worker.others()
-        return [member.pid for member in self._tree.scan() if member.pid not in others and not member.zombie]
+        for member in self._tree.scan():
+            if member.pid not in others and not member.zombie:
+                send_signal(member.pid, signal.SIGTERM)
 
     def conclude(self) -> Completion:
         """Sees that nothing of the run is left, takes the rest of its output, and tells how it went."""
         assert self._pipes is not None
+        assert self._loop is not None
         wall = time.monotonic() - self._started
-        answer = self._answer
+        loop, answer = self._loop, self._answer
         answered = self._exchange.interactive and self._exchange.reply is not None
-        if self._reason == "exited" and self._watch.oom_killed():
-            self._reason = "memory"
+        if self._watch.oom_killed():
+            loop.blame("memory")
         survivors = False
-        if answer is None or self._reason != "exited" or not self._swept():
+        if answer is None or loop.reason != EXITED or not self._swept():
             self._worker.alive = False
             survivors = not kill_tree(self._tree, self._worker.root, self._worker.cgroup, self._worker.reaped)
         code = _exit_code(answer)
-        if self._reason == "exited" and code == -signal.SIGXCPU:
-            self._reason = "cpu"
-        try:
-            self._pipes.drain()
-        except AgentRuntimeError as error:
-            if self._reason == "exited":
-                self._reason, self._error = "protocol", error
-        if self._reason == "exited" and self._pipes.charged > self._limits.output:
-            self._reason = "output"
+        if code == -signal.SIGXCPU:
+            loop.blame("cpu")
+        loop.take_rest()
         if answer is not None:
             known = set(self._worker.modules)
             self._worker.modules += tuple(name for name in _modules(answer) if name not in known)
         self._disk.measure()
         return Completion(
-            reason=self._reason,
+            reason=loop.reason,
             status=code if code is not None and code >= 0 else None,
             signal=-code if code is not None and code < 0 else None if code is not None or answered else signal.SIGKILL,
-            error=self._error,
+            error=loop.error,
             wall=wall,
             cpu=max(self._watch.cpu, _number(answer, "cpu", wall * _CPUS)),
             peak_memory=max(self._watch.peak, int(_number(answer, "peak", self._limits.memory or 1 << 40))),
