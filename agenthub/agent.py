@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
-from typing import Any, NamedTuple
 
 from agenthub.config import Settings
 from agenthub.errors import AgentRuntimeError, error_class
 from agenthub.runtime.agent_runtime import AgentRuntime, find_method
 from agenthub.runtime.runs.permissions import Changes, checked_items
 from agenthub.runtime.runs.plan import RunOptions
+from agenthub.values import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Mapping,
         Sequence,
     )
+    from typing import Any
 
     from agenthub.runtime.batches.batch import Batch, RowResult
     from agenthub.runtime.processes.cancellation import Cancellation

@@ -7,7 +7,6 @@ Precedence: flag > environment (`AGENTHUB_<NAME>`) > project file (`agenthub.tom
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
 
 from agenthub.errors import InvalidInputError, nearest
 from agenthub.quantities import MB as MB
@@ -15,10 +14,12 @@ from agenthub.quantities import format_size as format_size
 from agenthub.quantities import parse_duration as parse_duration
 from agenthub.quantities import parse_flag as parse_flag
 from agenthub.quantities import parse_size as parse_size
+from agenthub.values import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Any
 
 
 class Setting(NamedTuple):

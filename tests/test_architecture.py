@@ -119,7 +119,11 @@ def test_nobody_imports_the_command_line():
 
 def test_the_base_is_the_base():
     for module in ("agenthub.errors", "agenthub.config"):
-        assert {name for name, _ in own_imports(module)} <= {"agenthub.errors", "agenthub.quantities"}
+        assert {name for name, _ in own_imports(module)} <= {
+            "agenthub.errors",
+            "agenthub.quantities",
+            "agenthub.values",
+        }
 
 
 @pytest.mark.parametrize("module", sorted(module for module in MODULES if module.startswith(AGENT_SIDE)))
@@ -152,7 +156,14 @@ HEAVY = {
     *("asyncio", "dataclasses", "filelock", "importlib.metadata", "inspect", "logging", "packaging", "pathlib"),
     *("psutil", "pydantic", "rich", "shutil", "tempfile", "typer", "urllib", "uv", "virtualenv", "yaml", "tomllib"),
     *("sqlite3", "agenthub.observability.history", "agenthub.observability.database"),
-    *("difflib", "traceback", "agenthub.manifest.reader", "agenthub.manifest.schema", "agenthub.packages.git"),
+    *(
+        "difflib",
+        "traceback",
+        "typing",
+        "agenthub.manifest.reader",
+        "agenthub.manifest.schema",
+        "agenthub.packages.git",
+    ),
     *(
         "agenthub.runtime.agents.installer",
         "agenthub.runtime.environments.builders",

@@ -9,15 +9,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import Any, NamedTuple
 
 from agenthub.cli.output import Output, discard_stdout, open_missing_streams
 from agenthub.errors import AgentRuntimeError, InternalError, InterruptedError, InvalidInputError, nearest
+from agenthub.values import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 
 class Command(NamedTuple):

@@ -10,16 +10,16 @@ import argparse
 import json
 import os
 import sys
-from typing import Any, NamedTuple
 
 from agenthub.config import MB, SANDBOX_LEVELS, format_size
 from agenthub.errors import InvalidInputError, nearest
 from agenthub.manifest.inputs import convert_text
 from agenthub.runtime.runs.permissions import ANY, KINDS, Changes, check_item
+from agenthub.values import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import BinaryIO
+    from typing import Any, BinaryIO
 
     from agenthub.manifest import Method
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Any
 
 from agenthub.cli.output import printable_values
 from agenthub.config import Settings, format_size
@@ -12,6 +11,8 @@ from agenthub.packages.store import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from agenthub.cli.output import Output
 
 _WIDTH = 80

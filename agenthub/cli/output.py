@@ -11,7 +11,6 @@ import os
 import re
 import sys
 import threading
-from typing import Any
 
 from agenthub.cli.progress import Progress
 from agenthub.errors import InvalidInputError, PermissionDeniedError
@@ -19,6 +18,7 @@ from agenthub.errors import InvalidInputError, PermissionDeniedError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import Any
 
     from agenthub.errors import AgentRuntimeError
 

@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import threading
-from typing import Any
 
 from agenthub.cli.call_words import CallWords, add_run_options, parse_inputs, permission_changes, read_env_files, split
 from agenthub.cli.live import Live
@@ -25,6 +24,7 @@ from agenthub.runtime.runs.plan import RunOptions
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from agenthub.cli.output import Output
     from agenthub.manifest import Method

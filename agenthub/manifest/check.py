@@ -7,13 +7,16 @@ are not in `KEYWORDS` are not checked, and `agenthub validate` says so.
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+
+from agenthub.values import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
 
-Path = tuple[Any, ...]
+    Path = tuple[Any, ...]
+
 
 TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "string": ("a string", lambda value: isinstance(value, str)),

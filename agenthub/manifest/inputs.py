@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from typing import Any
 
 from agenthub.config import parse_flag
 from agenthub.errors import InvalidInputError, nearest
@@ -14,6 +13,7 @@ from agenthub.manifest.check import describe, violations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from agenthub.manifest.model import Method, Parameter
 

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import time
-from typing import Any
 
 from agenthub.errors import AgentRuntimeError, InternalError, InterruptedError
 from agenthub.observability.journal import Journal
@@ -16,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
+    from typing import Any
 
     from agenthub.config import Settings
     from agenthub.observability.run_log import RunLog

@@ -7,13 +7,13 @@ import json
 import os
 import stat
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from agenthub.errors import AgentRuntimeError, StoreError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
 SCHEMA_VERSION = 1
 

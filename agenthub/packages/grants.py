@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from agenthub.config import Paths
 from agenthub.packages.files import SCHEMA_VERSION, read_json, storing, write_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _PERMISSIONS = ("network", "read", "write", "run", "environment")
 # `sandbox`: tiers below what was asked for, which the user accepts; `secrets`: names; the rest: permissions by kind.

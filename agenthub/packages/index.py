@@ -11,16 +11,17 @@ import json
 import os
 import time
 from contextlib import suppress
-from typing import Any, NamedTuple
 
 from agenthub.config import RECORD, Paths
 from agenthub.errors import StoreError
 from agenthub.packages.files import SCHEMA_VERSION, storing
 from agenthub.packages.project_links import links_of, project_links
+from agenthub.values import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
 _TICK = 50_000_000  # ns; file systems' clocks lag behind by a kernel tick, at most 10 ms
 _COARSE_TICK = 2_000_000_000  # ns; of those that count in seconds

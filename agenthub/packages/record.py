@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
 
 from agenthub.config import RECORD
 from agenthub.errors import StoreError
 from agenthub.packages.files import SCHEMA_VERSION, read_json, write_json
+from agenthub.values import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Any
 
 _WAY_OUT = "install it again, or uninstall it"
 

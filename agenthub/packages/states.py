@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 from agenthub.config import Paths
 from agenthub.errors import StoreError
 from agenthub.packages.files import SCHEMA_VERSION, read_json, storing, write_json
+from agenthub.values import NamedTuple
 
 _MOST_PREVIOUS = 64
 _ATTEMPTS = 20  # against another process that removes an empty directory at the same moment

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from agenthub.config import EnvironmentConfig, RuntimeConfig, Settings, scratch_base
 from agenthub.errors import AgentNotFoundError, AgentRuntimeError, EnvironmentError, MethodNotFoundError, nearest
@@ -24,14 +23,14 @@ from agenthub.runtime.runs.variables import WITHHELD
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from typing import Any
 
     from agenthub.manifest import Method
     from agenthub.runtime.process_manager import ProcessManager
     from agenthub.runtime.processes.masking import Masker
     from agenthub.runtime.sandbox.refusals import Refusal
 
-
-_Outcome = tuple[dict[str, Any], "tuple[Refusal, ...]"]  # of a run, and the hosts that it was refused
+    _Outcome = tuple[dict[str, Any], tuple[Refusal, ...]]  # of a run, and the hosts that it was refused
 
 
 class AgentRuntime:

@@ -9,10 +9,10 @@ import fcntl
 import os
 import time
 from contextlib import suppress
-from typing import NamedTuple
 
 from agenthub.config import MB, EnvironmentConfig, RuntimeConfig
 from agenthub.errors import AgentNotFoundError, EnvironmentError
+from agenthub.values import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

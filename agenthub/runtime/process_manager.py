@@ -6,7 +6,6 @@ import os
 import sys
 import threading
 import time
-from typing import Any
 
 from agenthub.config import MB, VENV, RuntimeConfig, format_size
 from agenthub.errors import (
@@ -30,6 +29,7 @@ from agenthub.runtime.processes.supervisor import Completion, Launch, supervise
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Any
 
     from agenthub.manifest import AgentManifest, Method
     from agenthub.runtime.processes.confined import Confinement

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from typing import Any
 
 from agenthub.runtime.runs.locator import LocatedAgent
 from agenthub.runtime.runs.permissions import ANY, effective_permissions, is_silent, phrases, prohibitions
@@ -17,6 +16,7 @@ from agenthub.runtime.sandbox.tiers import Tiers
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import Any
 
     from agenthub.manifest import AgentManifest, Method, Parameter
     from agenthub.runtime.agent_runtime import AgentRuntime

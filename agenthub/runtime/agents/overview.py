@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any
 
 from agenthub.config import scratch_base
 from agenthub.observability.history import Filter, History
@@ -13,6 +12,8 @@ from agenthub.runtime.workers.control import list_workers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from agenthub.config import Paths
     from agenthub.observability.history import RunRecord
 

@@ -6,9 +6,9 @@ import itertools
 import os
 import signal
 import time
-from typing import NamedTuple, Protocol
 
 from agenthub.runtime.processes.process_tree import is_alive, send_signal
+from agenthub.values import NamedTuple, Protocol
 
 _PREFIX = "agenthub-"
 _REMOVE_TIMEOUT = 1.0

@@ -12,13 +12,13 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from typing import Any
 
 from agenthub.config import out_of_the_way
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Any
 
 MOST_WAITING = 256 * 1024
 """Bytes that may be read from an agent while what came of earlier ones has not been delivered."""

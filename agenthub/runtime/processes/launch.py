@@ -13,10 +13,10 @@ import math
 import os
 import resource
 import subprocess
-from typing import NamedTuple
 
 from agenthub.config import MB
 from agenthub.errors import EnvironmentError
+from agenthub.values import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

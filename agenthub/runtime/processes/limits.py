@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from agenthub.config import MB, SETTINGS, parse_duration, parse_size
 from agenthub.errors import InvalidManifestError, nearest
+from agenthub.values import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from typing import Any
 
 from agenthub.config import format_size
 from agenthub.errors import (
@@ -24,6 +23,7 @@ from agenthub.errors import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from agenthub.runtime.processes.limits import Limits
     from agenthub.runtime.processes.protocol import Exchange, Failure

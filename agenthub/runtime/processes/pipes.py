@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import selectors
-from typing import IO, Protocol
 
 from agenthub.errors import ExecutionError
 from agenthub.runtime.processes.delivery import MOST_WAITING, Delivery
 from agenthub.runtime.processes.lines import LOG_LINE, LineSplitter
+from agenthub.values import Protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import IO
 
     from agenthub.runtime.processes.lines import Log
     from agenthub.runtime.processes.protocol import Exchange

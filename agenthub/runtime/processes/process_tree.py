@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import weakref
-from typing import NamedTuple, Protocol
+
+from agenthub.values import NamedTuple, Protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, NamedTuple, Protocol
 
 from agenthub.config import format_size
 from agenthub.errors import AgentRuntimeError, ExecutionError, InvalidInputError, OutputLimitError
 from agenthub.runtime.processes.lines import LOG_LINE, LineSplitter
 from agenthub.runtime.processes.strict_json import MAX_CONTAINERS, parse_json
+from agenthub.values import NamedTuple, Protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Any
 
     from agenthub.runtime.processes.lines import Log
 

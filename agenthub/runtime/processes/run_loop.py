@@ -7,9 +7,9 @@ and how to ask for it; all else is the same.
 from __future__ import annotations
 
 import time
-from typing import Protocol
 
 from agenthub.errors import AgentRuntimeError
+from agenthub.values import Protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, NoReturn
 
 from agenthub.config import format_size
 from agenthub.errors import ExecutionError, OutputLimitError
@@ -12,6 +11,7 @@ from agenthub.errors import ExecutionError, OutputLimitError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any, NoReturn
 
 MAX_DEPTH = 256
 # An empty object takes 72 bytes for 3 of input and a float 32 for 2, so memory is bounded by their numbers.

@@ -7,7 +7,6 @@ import resource
 import signal
 import time
 from contextlib import suppress
-from typing import NamedTuple
 
 from agenthub.errors import AgentRuntimeError
 from agenthub.runtime.processes.cancellation import STOP_PIPE, StopPipe
@@ -26,6 +25,7 @@ from agenthub.runtime.processes.launch import (
 from agenthub.runtime.processes.process_tree import open_tree
 from agenthub.runtime.processes.remains import remove_record, write_record
 from agenthub.runtime.processes.subreaper import Subreaper
+from agenthub.values import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
 
 from agenthub.errors import InvalidInputError, PermissionDeniedError
 from agenthub.runtime.sandbox.confinement import confine
 from agenthub.runtime.sandbox.policy import LANDLOCK, RLIMITS
+from agenthub.values import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

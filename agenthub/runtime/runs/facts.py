@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from agenthub.config import scratch_base
 from agenthub.packages.record import environment_digest
@@ -12,6 +11,7 @@ from agenthub.runtime.processes.cancellation import STOP_PIPE
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
 
     from agenthub.observability.recorder import Recorder, Recording
     from agenthub.packages.record import InstallRecord

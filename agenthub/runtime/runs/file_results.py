@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Any
 
 from agenthub.config import format_size
 from agenthub.errors import ExecutionError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from agenthub.manifest import Method
 
 

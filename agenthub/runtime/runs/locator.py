@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 from agenthub.config import RECORD
 from agenthub.errors import AgentNotFoundError
 from agenthub.manifest import AgentManifest, read_manifest
 from agenthub.packages.record import InstallRecord, read_record
 from agenthub.packages.store import Store
+from agenthub.values import NamedTuple
 
 
 class LocatedAgent(NamedTuple):

@@ -7,14 +7,15 @@ and the paths among its inputs are always allowed. What nobody allowed is denied
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
 
 from agenthub.errors import InvalidInputError, InvalidManifestError, PermissionDeniedError
 from agenthub.manifest.inputs import names_path
+from agenthub.values import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any
 
     from agenthub.manifest import AgentManifest, Method
 

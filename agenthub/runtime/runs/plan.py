@@ -6,7 +6,6 @@ Whatever carries a run out, a fresh process or one that was loaded before, holds
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
 
 from agenthub.config import SANDBOX_LEVELS, scratch_base
 from agenthub.errors import InvalidInputError, PermissionDeniedError
@@ -16,10 +15,12 @@ from agenthub.runtime.runs.permissions import ANY, KINDS, Changes, check_paths, 
 from agenthub.runtime.runs.variables import run_variables
 from agenthub.runtime.sandbox.policy import BUBBLEWRAP, LANDLOCK, RLIMITS, Network, SandboxPolicy
 from agenthub.runtime.sandbox.tiers import Tiers, available_tiers
+from agenthub.values import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any
 
     from agenthub.config import Paths, Settings
     from agenthub.manifest import AgentManifest, Method

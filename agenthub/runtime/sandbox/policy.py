@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from agenthub.values import NamedTuple
 
 BUBBLEWRAP = "bubblewrap"
 LANDLOCK = "landlock"

@@ -10,9 +10,9 @@ import ctypes
 import errno
 import os
 import struct
-from typing import NamedTuple
 
 from agenthub.runtime.sandbox.syscalls import NEWEST, Architecture
+from agenthub.values import NamedTuple
 
 _KILL_PROCESS, _ERRNO, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
 _LOAD, _AND, _JUMP_EQUAL, _JUMP_ABOVE, _JUMP_SET, _RETURN = 0x20, 0x54, 0x15, 0x25, 0x45, 0x06

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 from agenthub.runtime.sandbox.bubblewrap import find_bubblewrap
 from agenthub.runtime.sandbox.policy import BUBBLEWRAP, LANDLOCK, RLIMITS
+from agenthub.values import NamedTuple
 
 _FORMAT = 1  # of the cached answer
 

@@ -11,7 +11,6 @@ import json
 import os
 import select
 from contextlib import ExitStack, suppress
-from typing import Any
 
 from agenthub.config import scratch_base
 from agenthub.errors import ExecutionError
@@ -23,6 +22,7 @@ from agenthub.runtime.workers.wire import GO, Connection, read_message, send_mes
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
 
     from agenthub.config import Paths
     from agenthub.runtime.runs.plan import RunOptions, RunPlan

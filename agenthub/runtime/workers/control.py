@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from contextlib import suppress
-from typing import Any, NamedTuple
 
 from agenthub import __version__
 from agenthub.errors import AgentRuntimeError, EnvironmentError, InvalidInputError
@@ -16,10 +15,12 @@ from agenthub.runtime.processes.run_environment import run_environment
 from agenthub.runtime.runs.plan import OFF
 from agenthub.runtime.workers.post import is_held
 from agenthub.runtime.workers.wire import Connection
+from agenthub.values import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
+    from typing import Any
 
     from agenthub.config import Paths
     from agenthub.runtime.runs.locator import LocatedAgent

@@ -8,13 +8,13 @@ import json
 import os
 import socket
 import time
-from typing import Any
 
 from agenthub.errors import AgentRuntimeError, EnvironmentError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
 _PAUSE = 0.05
 

@@ -6,7 +6,10 @@ import fcntl
 import json
 import os
 import socket
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 GO = b"+"  # after which a run is not taken back, only stopped, by any other byte
 _CONNECT_TIMEOUT = 2.0
