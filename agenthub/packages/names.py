@@ -7,6 +7,8 @@ import re
 from agenthub.errors import InstallError
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9_-])?")
+_AGAIN = re.compile(r"(.+-[0-9a-f]{12})-\d+")
+_ALIKE = str.maketrans({"0": "o", "1": "l", "i": "l", "5": "s", "-": None, "_": None, ".": None})
 _NOT_IN_VERSION = re.compile(r"[^A-Za-z0-9.+!_-]")
 
 
@@ -30,7 +32,22 @@ def check_name(name: str, what: str = "agent") -> str:
     )
 
 
+def skeleton(name: str) -> str:
+    """The same for two names that a reader may take for each other: `0` and `o`, `1`, `i` and `l`, `rn` and `m` …"""
+    plain = name.translate(_ALIKE)
+    for pair, letter in (("rn", "m"), ("vv", "w")):
+        plain = plain.replace(pair, letter)
+    return plain
+
+
 def version_directory(version: str, digest: str) -> str:
     """The name of a version's directory: readable, unique by its content, harmless whatever the manifest says."""
     readable = _NOT_IN_VERSION.sub("_", version)[:64].lstrip(".-") or "0"
     return f"{readable}-{digest.removeprefix('sha256:')[:12]}"
+
+
+def content_of(version_dir: str) -> str:
+    """Version and content of a version's directory: the same for two that were made of the same."""
+    leaf = version_dir.rpartition("/")[2]
+    again = _AGAIN.fullmatch(leaf)
+    return again[1] if again else leaf

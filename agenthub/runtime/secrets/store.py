@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from agenthub.errors import InvalidInputError, PermissionDeniedError, StoreError, nearest
+from agenthub.keyrings import keyring_errors, usable_keyring
 from agenthub.packages.files import SCHEMA_VERSION, read_json, storing, write_json
 from agenthub.packages.locks import acquire
 
@@ -111,7 +112,7 @@ class SecretStore:
             document = self._read()
             before = document["secrets"].get(name)
             if keyring is not None:
-                with _keyring_errors(f"could not keep {name}"):
+                with keyring_errors(f"could not keep {name}"):
                     keyring.set_password(self._service, name, value)
                 document["secrets"][name] = {"kept": KEYRING}
             else:
@@ -256,7 +257,7 @@ class SecretStore:
 
     def _from_keyring(self, name: str) -> str:
         keyring = self._keyring(name)
-        with _keyring_errors(f"could not give {name}"):
+        with keyring_errors(f"could not give {name}"):
             value = keyring.get_password(self._service, name)
         if not isinstance(value, str):
             raise StoreError(f"{name} is no longer in the keyring", suggestion=f"agenthub secret set {name}")
@@ -264,7 +265,7 @@ class SecretStore:
 
     def _forget(self, name: str) -> None:
         keyring = self._keyring(name)
-        with _keyring_errors(f"could not remove {name}"):
+        with keyring_errors(f"could not remove {name}"):
             if keyring.get_password(self._service, name) is not None:
                 keyring.delete_password(self._service, name)
 
@@ -277,37 +278,6 @@ class SecretStore:
                 suggestion="run it in your desktop session, with agenthub[keyring] installed, or set it again",
             )
         return keyring
-
-
-def usable_keyring() -> Any:
-    """The operating system's keyring, by the `keyring` library; None where there is none that can be used now.
-
-    Raises:
-        StoreError: one is configured that cannot be loaded.
-    """
-    from importlib import import_module
-
-    try:
-        library: Any = import_module("keyring")
-    except ImportError:
-        return None
-    with _keyring_errors("could not be loaded"):
-        found = library.get_keyring()
-        # 1 and more is what the library recommends; less are its stand-ins for none, and files in plain text.
-        return found if found.priority >= 1 else None
-
-
-@contextmanager
-def _keyring_errors(problem: str) -> Iterator[None]:
-    """Turns what a keyring raises into an error of ours."""
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001 - a plug-in, and what it calls, may raise anything
-        locked = "lock" in type(error).__name__.lower() or "dismiss" in type(error).__name__.lower()
-        raise (PermissionDeniedError if locked else StoreError)(
-            f"the keyring {problem}: {type(error).__name__}",
-            suggestion="unlock it, or keep the secret in an encrypted file: agenthub secret set --file NAME",
-        ) from None
 
 
 def _check_value(name: str, value: str) -> None:
