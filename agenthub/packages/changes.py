@@ -10,7 +10,7 @@ from agenthub.errors import AgentNotFoundError, StoreError
 from agenthub.interrupts import deferred_interrupts
 from agenthub.packages.files import fsync_directory, remove_empty, remove_tree, storing, sync_file_system
 from agenthub.packages.locks import acquire, acquire_abandoned, claim_unused, hold
-from agenthub.packages.names import check_name, is_name, version_directory
+from agenthub.packages.names import check_name, content_of, is_name, version_directory
 from agenthub.packages.project_links import link_target, referenced_versions
 from agenthub.packages.record import InstallRecord, write_record
 from agenthub.packages.staging import new_staging, open_store
@@ -153,6 +153,31 @@ def remove_version(paths: Paths, version_dir: str) -> bool:
     return True
 
 
+def prune(paths: Paths, owner: str, name: str, keep: int) -> list[str]:
+    """Removes an agent's superseded versions beyond the `keep` that it had last, and those whose content stays.
+
+    The caller holds the agent's lock.
+
+    Returns:
+        list[str]: what was removed; not what a run uses.
+    """
+    return [place for place in surplus(paths, owner, name, keep) if remove_version(paths, place)]
+
+
+def surplus(paths: Paths, owner: str, name: str, keep: int) -> list[str]:
+    """What `prune` would remove, where nobody uses it."""
+    current = current_version(paths, owner, name)
+    kept = {content_of(current)} if current else set()
+    most = len(kept) + keep
+    found = []
+    for place in superseded(paths, owner, name):
+        if content_of(place) in kept or len(kept) >= most:
+            found.append(place)
+        else:
+            kept.add(content_of(place))
+    return found
+
+
 def uninstall(
     paths: Paths, owner: str, name: str, *, force: bool = False, waiting: Callable[[], None] | None = None
 ) -> None:
@@ -260,7 +285,7 @@ def _remove_all(paths: Paths, owner: str, name: str, removable: list[str], claim
         for file in (grants, state, _lock_path(paths, owner, name)):
             with suppress(FileNotFoundError):
                 os.unlink(file)
-        remove_empty(*map(os.path.dirname, (link, folder, grants, state)), paths.states)
+        remove_empty(folder, *map(os.path.dirname, (link, folder, grants, state)), paths.states)
 
 
 def superseded(paths: Paths, owner: str, name: str) -> list[str]:

@@ -248,6 +248,12 @@ class Store:
 
         return changes.remove_version(self.paths, version_dir)
 
+    def prune(self, owner: str, name: str, keep: int) -> list[str]:
+        """Removes superseded versions beyond the `keep` last ones, but for those in use; under the agent's lock."""
+        from agenthub.packages import changes
+
+        return changes.prune(self.paths, owner, name, keep)
+
     def uninstall(
         self, owner: str, name: str, *, force: bool = False, waiting: Callable[[], None] | None = None
     ) -> None:

@@ -318,7 +318,7 @@ def test_https_with_refs(hub, server, remote, kind):
         hub.install("--force", "--as", "x/probe", f"{url}@{ref}")
         assert hub.ok("run", "x/probe", "which") == f"{answer}\n"
         assert source_of(hub, "probe")["commit"] == commit
-    assert len(hub.versions()) == 1
+    assert len(hub.versions()) == 3  # the current one and those before it, each content once
 
 
 def test_https_with_a_subdirectory(hub, server, remote):

@@ -147,6 +147,7 @@ def test_an_installed_agent(store):
             ["run"],
             "",
             {},
+            False,
         )
     ]
     assert os.stat(store.paths.home).st_mode & 0o777 == 0o700

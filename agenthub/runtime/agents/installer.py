@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-from agenthub import __version__
-from agenthub.errors import AgentNotFoundError, InstallError, InvalidManifestError, PermissionDeniedError, StoreError
+from agenthub.errors import AgentNotFoundError, InstallError, InvalidManifestError, StoreError
 from agenthub.manifest import AgentManifest, read_manifest
 from agenthub.packages.names import check_name
-from agenthub.packages.record import InstallRecord, environment_digest, now
+from agenthub.packages.record import InstallRecord
 from agenthub.packages.sources import Fetched, fetch
 from agenthub.packages.spec import Spec, parse_spec
 from agenthub.packages.store import Store
-from agenthub.runtime.agent_runtime import AgentRuntime, needs_python
+from agenthub.packages.versions import LATEST
+from agenthub.runtime.agent_runtime import AgentRuntime
+from agenthub.runtime.agents.building import build_version, environment_fields, requested
 from agenthub.runtime.runs.locator import LocatedAgent, locate_directory
 from agenthub.runtime.runs.permissions import asked_permissions
-from agenthub.runtime.runs.variables import undeclared_hints
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from agenthub.runtime.environment_manager import Environment
 
 
 class InstallOptions(NamedTuple):
@@ -91,23 +90,29 @@ class AgentInstaller:
             EnvironmentError: its environment cannot be made.
             PermissionDeniedError: `consent` refused, or its installation commands are not allowed.
         """
-        spec = parse_spec(text, cwd)
+        return self.install_spec(parse_spec(text, cwd), options)
+
+    def install_spec(self, spec: Spec, options: InstallOptions) -> Installed:
+        """Installs the agent from a source; raises as `install` does."""
         self.store.sweep()
-        with self.store.new_staging() as staging:
-            tree = os.path.join(staging, "tree")
-            fetched = fetch(spec, tree, options.on_progress)
-            manifest = _manifest(tree, spec)
-            asked_permissions(manifest)  # refuses what cannot be held
-            owner, name = _identity(spec, manifest, options.identity)
-            current = self._current(owner, name)
-            if not options.force and self._is_same(current, fetched):
-                assert current is not None
-                return Installed(current, self.store.current_version_dir(owner, name), False)
-            kind = self.environments.dependency_source(tree, manifest).kind
-            plan = Plan(spec, owner, name, manifest, fetched, tree, kind, current)
-            if options.consent is not None:
-                options.consent(plan)
+        with ExitStack() as stack:
+            plan = self._plan(spec, options, stack)
+            if options.force or not self._is_same(plan, options):
+                if options.consent is not None:
+                    options.consent(plan)
+            elif not _is_newer_source(plan):
+                return self._unchanged(plan)
             return self._commit(plan, options)
+
+    def _plan(self, spec: Spec, options: InstallOptions, stack: ExitStack) -> Plan:
+        """Fetches an agent into a directory that is there as long as `stack`, and says what installing it would do."""
+        tree = os.path.join(stack.enter_context(self.store.new_staging()), "tree")
+        fetched = fetch(spec, tree, options.on_progress)
+        manifest = _manifest(tree, spec)
+        asked_permissions(manifest)  # refuses what cannot be held
+        owner, name = _identity(spec, manifest, options.identity)
+        kind = self.environments.dependency_source(tree, manifest).kind
+        return Plan(spec, owner, name, manifest, fetched, tree, kind, self._current(owner, name))
 
     def _commit(self, plan: Plan, options: InstallOptions) -> Installed:
         say = options.on_progress or (lambda line: None)
@@ -117,19 +122,60 @@ class AgentInstaller:
             say(f"waiting for another installation of {owner}/{name}")
 
         with self.store.agent_lock(owner, name, waiting):
-            current = self._current(owner, name)
-            if current != plan.current and self._is_same(current, plan.fetched):  # another one was faster
-                assert current is not None
-                return Installed(current, self.store.current_version_dir(owner, name), False)
-            version, digest = plan.manifest.version, plan.fetched.digest
-            with self.store.prepare_version(owner, name, version, digest, plan.directory) as place:
-                record = self._build(plan, place, options)
-                self.store.complete_version(place, record)
-                self.store.activate(place)
+            now = plan._replace(current=self._current(owner, name))
+            faster = now.current != plan.current  # another one was
+            if (faster or not options.force) and self._is_same(now, options):
+                return self._unchanged(now)
+            self._note_wanted(plan)
+            installed = None if options.force else self._kept(plan, options)
+            if installed is None:
+                version, digest = plan.manifest.version, plan.fetched.digest
+                with self.store.prepare_version(owner, name, version, digest, plan.directory) as place:
+                    record = build_version(self.environments, plan, place, options)
+                    self.store.complete_version(place, record)
+                    self.store.activate(place)
+                installed = Installed(record, place, True)
             if self.environments.config.auto_cleanup:
-                for superseded in self.store.superseded(owner, name):
-                    self.store.remove_version(superseded)
-        return Installed(record, place, True)
+                self.store.prune(owner, name, self.runtime.settings["keep_versions"])
+        return installed
+
+    def _kept(self, plan: Plan, options: InstallOptions) -> Installed | None:
+        """Goes to an earlier version with exactly this content from this place, where there is one that is sound."""
+        for kept in self.store.versions(plan.owner, plan.name):
+            record = kept.record
+            if (
+                not kept.current
+                and record.digest == plan.fetched.digest
+                and _same_place(record.source, plan.fetched.source)
+                and record.requested == requested(options)
+                and not self.problems(locate_directory(kept.directory, self.store))
+            ):
+                record = record._replace(source=plan.fetched.source)
+                if record != kept.record:
+                    self.store.complete_version(kept.directory, record)
+                self.store.activate(kept.directory)
+                return Installed(record, kept.directory, True)
+        return None
+
+    def _unchanged(self, plan: Plan) -> Installed:
+        """The installed version, whose content is what was asked for; its record learns of a commit that is newer."""
+        current = plan.current
+        assert current is not None
+        directory = self.store.current_version_dir(plan.owner, plan.name)
+        if _is_newer_source(plan):
+            current = current._replace(source=plan.fetched.source)
+            self.store.complete_version(directory, current)
+            self.store.forget_summary()
+        return Installed(current, directory, False)
+
+    def _note_wanted(self, plan: Plan) -> None:
+        """Remembers which versions the user asked an index for: upgrades stay among them."""
+        if plan.spec.kind != "index":
+            return
+        wanted = None if plan.spec.ref in (None, LATEST) else plan.spec.ref
+        state = self.store.read_state(plan.owner, plan.name)
+        if state.wanted != wanted:
+            self.store.write_state(plan.owner, plan.name, state._replace(wanted=wanted))
 
     def _current(self, owner: str, name: str) -> InstallRecord | None:
         try:
@@ -141,9 +187,10 @@ class AgentInstaller:
                 raise
             return None  # broken: installing again is the repair
 
-    def _is_same(self, current: InstallRecord | None, fetched: Fetched) -> bool:
-        """Whether exactly this content is installed, and its environment is sound."""
-        if current is None or current.digest != fetched.digest:
+    def _is_same(self, plan: Plan, options: InstallOptions) -> bool:
+        """Whether exactly this content is installed, with what the user asks for besides, and sound."""
+        current, asked = plan.current, requested(options)
+        if current is None or current.digest != plan.fetched.digest or (asked and asked != current.requested):
             return False
         return not self.problems(
             locate_directory(self.store.current_version_dir(current.owner, current.name), self.store)
@@ -167,9 +214,26 @@ class AgentInstaller:
         record = agent.record
         assert record is not None
         with self.store.agent_lock(record.owner, record.name):
-            environment = self.environments.build(agent.directory, agent.manifest, on_progress=on_progress)
-            self.store.complete_version(agent.directory, record._replace(**_environment_fields(record, environment)))
+            environment = self.environments.build(
+                agent.directory,
+                agent.manifest,
+                python=record.requested.get("python"),
+                extra=record.requested.get("with", ()),
+                on_progress=on_progress,
+            )
+            self.store.complete_version(agent.directory, record._replace(**environment_fields(record, environment)))
             self.store.forget_summary()
+
+
+def _is_newer_source(plan: Plan) -> bool:
+    """Whether the same place has the installed content under another commit or version."""
+    source = plan.current.source if plan.current else {}
+    return source != plan.fetched.source and _same_place(source, plan.fetched.source)
+
+
+def _same_place(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two sources are the same repository, index or path, be it at other times."""
+    return all(one.get(key) == other.get(key) for key in ("kind", "location", "subdirectory", "index"))
 
 
 def _manifest(tree: str, spec: Spec) -> AgentManifest:
