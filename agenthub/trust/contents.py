@@ -14,6 +14,7 @@ from typing import NamedTuple
 from agenthub.config import RECORD
 from agenthub.errors import StoreError
 from agenthub.packages.files import SCHEMA_VERSION, read_json, storing, write_json
+from agenthub.runtime.environment_manager import PENDING_BYTECODE
 from agenthub.runtime.environments.state import site_packages
 from agenthub.trust.known_files import FileState, KnownFiles
 
@@ -44,7 +45,8 @@ def write_list(version_dir: str, venv_location: str, cache: str) -> str:
     Args:
         version_dir: a version that is not complete yet.
         venv_location: where in it the environment is.
-        cache: a directory for digests of distributions that were installed before; it may be deleted at any time.
+        cache: a directory for digests of distributions that were installed before, which may be deleted at any time;
+            empty: everything is read.
 
     Raises:
         StoreError: something cannot be read, or the list cannot be written.
@@ -76,6 +78,29 @@ def write_list(version_dir: str, venv_location: str, cache: str) -> str:
     return list_digest(version_dir)
 
 
+def relist_environment(version_dir: str, venv_location: str, cache: str) -> str:
+    """Writes the list anew after the environment was built again; what it says of the agent's own files stays.
+
+    Returns:
+        str: the list's digest; empty where there was no list that could be read.
+
+    Raises:
+        StoreError: as for `write_list`.
+    """
+    inside = venv_location + os.sep
+
+    def is_environment(name: str) -> bool:
+        return name == venv_location or name.startswith(inside)
+
+    try:
+        own = {name: what for name, what in read_list(version_dir).items() if not is_environment(name)}
+    except (FileNotFoundError, StoreError):
+        return ""
+    write_list(version_dir, venv_location, cache)
+    fresh = {name: what for name, what in read_list(version_dir).items() if is_environment(name)}
+    return _write(version_dir, own | fresh)
+
+
 def list_digest(version_dir: str) -> str:
     """`"sha256:…"` of the list as it is now; empty where there is none."""
     try:
@@ -104,15 +129,27 @@ def present_files(version_dir: str, venv_location: str) -> dict[str, str]:
     return {place.name: what for place, what in _described(list(_places(version_dir, venv_location)))}
 
 
+def _write(version_dir: str, files: dict[str, str]) -> str:
+    path = os.path.join(version_dir, LIST)
+    folder = os.path.dirname(path)
+    with storing("write", path):
+        os.makedirs(folder, mode=0o755, exist_ok=True)
+    value = {"schema_version": SCHEMA_VERSION, "files": dict(sorted(files.items()))}
+    write_json(path, value, folder, durable=False)
+    return list_digest(version_dir)
+
+
 def _places(version_dir: str, venv_location: str) -> Iterator[Place]:
     """Where the files are; an environment that is a link is looked into as well."""
     venv = os.path.join(version_dir, venv_location)
+    passing = os.path.join(venv_location, PENDING_BYTECODE)  # is gone after the first run
     roots = [(version_dir, "")]
     if os.path.islink(venv):
         roots.append((os.path.realpath(venv), venv_location + os.sep))
     for root, prefix in roots:
         start = len(root) + 1
-        yield from (Place(path, prefix + path[start:]) for path in _walk(root))
+        found = (Place(path, prefix + path[start:]) for path in _walk(root))
+        yield from (place for place in found if place.name != passing)
 
 
 def _walk(root: str) -> Iterator[str]:

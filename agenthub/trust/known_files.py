@@ -33,11 +33,11 @@ class KnownFiles:
 
     Args:
         folder: that directory; "" for an agent without an environment.
-        cache: where entries are kept.
+        cache: where entries are kept; "": nowhere.
     """
 
     def __init__(self, folder: str, cache: str) -> None:
-        self._folder = folder
+        self._folder = folder if cache else ""
         self._cache = cache
         self._known: dict[str, tuple[str, int]] = {}
         self._missing: dict[str, list[str]] = {}
