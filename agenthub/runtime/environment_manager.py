@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from agenthub.runtime.environments.builders import Builder
     from agenthub.runtime.environments.dependencies import Dependencies
     from agenthub.runtime.environments.interpreters import Interpreter
+    from agenthub.runtime.environments.pins import Pin
 
     Progress = Callable[[str], None] | None
 
@@ -169,6 +170,7 @@ class EnvironmentManager:
         python: str | None = None,
         on_progress: Progress = None,
         extra: Sequence[str] = (),
+        pins: Sequence[Pin] | None = None,
     ) -> Environment:
         """Build the agent's environment with its dependencies; one that is there is replaced when all has succeeded.
 
@@ -182,6 +184,7 @@ class EnvironmentManager:
             python: interpreter to use instead of what manifest and project ask for: range, version or path.
             on_progress: called with each line of the tools' output; an exception of it stops them.
             extra: further requirements.
+            pins: what to install, each file with its hash, in place of what the agent declares; see `lock`.
 
         Raises:
             InvalidManifestError: the dependencies are declared in a file that is not there or cannot be read.
@@ -203,7 +206,10 @@ class EnvironmentManager:
         ) as partial:
             builder.create(partial, interpreter.path, on_progress)
             seeded = set(distributions(partial))
-            builder.install_source(partial, agent_dir, manifest, source, interpreter.path, on_progress)
+            if pins is None:
+                builder.install_source(partial, agent_dir, manifest, source, interpreter.path, on_progress)
+            else:
+                self._install_pins(builder, partial, agent_dir, manifest, pins, on_progress)
             if extra:
                 builder.install(partial, agent_dir, extra, on_progress)
             installed = [found for found in distributions(partial) if found not in seeded]
@@ -211,8 +217,80 @@ class EnvironmentManager:
             self._check_size(who, size)
             self._await_bytecode(partial)
         return Environment(
-            venv, interpreter.path, interpreter.version, installed, size, source.kind, time.monotonic() - started
+            venv,
+            interpreter.path,
+            interpreter.version,
+            installed,
+            size,
+            source.kind if pins is None else "agents.lock",
+            time.monotonic() - started,
         )
+
+    def lock(
+        self,
+        agent_dir: str,
+        manifest: AgentManifest,
+        python: str,
+        known: Sequence[Pin] = (),
+        on_progress: Progress = None,
+    ) -> tuple[str, tuple[Pin, ...]]:
+        """The Python and the packages that an agent needs: the same answer on every machine, for all of them.
+
+        Args:
+            agent_dir: the agent's directory, in which nothing is written.
+            manifest: its manifest.
+            python: a range that is asked for besides the agent's own; "": none.
+            known: pins that are kept where they still fit.
+            on_progress: called with each line of uv's output.
+
+        Returns:
+            tuple: the range of Python versions, and the pins, sorted.
+
+        Raises:
+            EnvironmentError: no interpreter fits, the dependencies do not, or one of them cannot have a hash.
+        """
+        import tempfile
+
+        from agenthub.runtime.environments.dependencies import python_request
+        from agenthub.runtime.environments.interpreters import DEFAULT_RANGE, find_interpreter, oldest_series
+        from agenthub.runtime.environments.pins import lock_pins
+
+        source = self.dependency_source(agent_dir, manifest)
+        request = ",".join(filter(None, (python_request(agent_dir, manifest, source), python))) or DEFAULT_RANGE
+        if source.kind == "none" or not (source.kind != "manifest" or source.requirements):
+            return request, ()
+        interpreter = find_interpreter(request, preferred=self.config.python_version, who=manifest.name)
+        with tempfile.TemporaryDirectory(prefix="agenthub-lock-") as scratch:
+            pins = lock_pins(
+                agent_dir,
+                manifest,
+                source,
+                interpreter.path,
+                oldest_series(request),
+                scratch,
+                known=known,
+                offline=self.offline,
+                on_progress=on_progress,
+            )
+        return request, pins
+
+    def _install_pins(
+        self,
+        builder: Builder,
+        venv: str,
+        agent_dir: str,
+        manifest: AgentManifest | None,
+        pins: Sequence[Pin],
+        on_progress: Progress,
+    ) -> None:
+        from agenthub.runtime.environments.pins import format_pins, index_lines
+
+        lines = index_lines(agent_dir, self.dependency_source(agent_dir, manifest)) if pins else []
+        path = os.path.join(venv, "pins.txt")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write("".join(f"{line}\n" for line in lines) + format_pins(pins))
+        builder.install_pins(venv, agent_dir, manifest, path, on_progress)
+        os.unlink(path)
 
     def add_bytecode(
         self, venv_path: str, agent_dir: str | None = None, on_progress: Progress = None, *, wait: bool = False

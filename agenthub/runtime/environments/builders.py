@@ -51,8 +51,13 @@ class Builder(Protocol):
     ) -> None:
         """Install what the agent declares, and its own project where its entry point needs that."""
 
+    def install_pins(
+        self, venv: str, agent_dir: str, manifest: AgentManifest | None, pins: str, on_progress: Progress
+    ) -> None:
+        """Install what the requirements file `pins` fixes by hashes and nothing else, then the agent's own project."""
 
-def _check_requirements(who: str, requirements: Sequence[str]) -> list[str]:
+
+def check_requirements(who: str, requirements: Sequence[str]) -> list[str]:
     """Requirements ready for a command line; a leading dash would be an option, even after `--` in a file."""
     for requirement in requirements:
         if requirement.lstrip().startswith("-") or not requirement.strip() or "\n" in requirement:
@@ -85,7 +90,7 @@ class UvBuilder:
             )
 
     def install(self, venv: str, agent_dir: str, requirements: Sequence[str], on_progress: Progress) -> None:
-        self._pip(venv, agent_dir, ["--", *_check_requirements(self._who, requirements)], requirements, on_progress)
+        self._pip(venv, agent_dir, ["--", *check_requirements(self._who, requirements)], requirements, on_progress)
 
     def install_source(
         self,
@@ -107,11 +112,20 @@ class UvBuilder:
         if source.kind == REQUIREMENTS or (source.kind == PROJECT and not project):
             arguments += ["--requirements", source.kind]
         own = ["."] if project else []
-        requirements = _check_requirements(self._who, source.requirements)
+        requirements = check_requirements(self._who, source.requirements)
         if own or requirements:
             arguments += ["--", *requirements, *own]
         if arguments:
             self._pip(venv, agent_dir, arguments, requirements, on_progress)
+
+    def install_pins(
+        self, venv: str, agent_dir: str, manifest: AgentManifest | None, pins: str, on_progress: Progress
+    ) -> None:
+        if os.path.getsize(pins):
+            self._pip(venv, agent_dir, ["--require-hashes", "--requirements", pins], (), on_progress)
+        if needs_project(agent_dir, manifest):
+            arguments = ["--no-deps", "--refresh-package", project_name(agent_dir), "--", "."]
+            self._pip(venv, agent_dir, arguments, (), on_progress)
 
     def _sync(self, venv: str, agent_dir: str, python: str, project: bool, on_progress: Progress) -> None:
         # `--python`: else a `.python-version` file of the agent would have the environment made anew. `--no-editable`:
@@ -183,7 +197,7 @@ class PipBuilder:
             )
 
     def install(self, venv: str, agent_dir: str, requirements: Sequence[str], on_progress: Progress) -> None:
-        self._pip(venv, agent_dir, ["--", *_check_requirements(self._who, requirements)], requirements, on_progress)
+        self._pip(venv, agent_dir, ["--", *check_requirements(self._who, requirements)], requirements, on_progress)
 
     def install_source(
         self,
@@ -195,13 +209,13 @@ class PipBuilder:
         on_progress: Progress,
     ) -> None:
         arguments: list[str] = []
-        requirements = _check_requirements(self._who, source.requirements)
+        requirements = check_requirements(self._who, source.requirements)
         project = needs_project(agent_dir, manifest)
         if source.kind in (LOCK, PROJECT) and not project:
             declared = read_project(agent_dir).get("project", {})
             # What a build backend computes is known by building only.
             project = "dependencies" in declared.get("dynamic", ())
-            requirements = _check_requirements(self._who, declared.get("dependencies", ()))
+            requirements = check_requirements(self._who, declared.get("dependencies", ()))
         if source.kind == LOCK:
             constraints = os.path.join(venv, "constraints.txt")
             with open(constraints, "w", encoding="utf-8") as file:
@@ -214,6 +228,14 @@ class PipBuilder:
             self._pip(venv, agent_dir, [*arguments, "--", *requirements, *own], requirements, on_progress)
         if source.kind == LOCK:
             os.unlink(constraints)
+
+    def install_pins(
+        self, venv: str, agent_dir: str, manifest: AgentManifest | None, pins: str, on_progress: Progress
+    ) -> None:
+        if os.path.getsize(pins):
+            self._pip(venv, agent_dir, ["--require-hashes", "--requirement", pins], (), on_progress)
+        if needs_project(agent_dir, manifest):
+            self._pip(venv, agent_dir, ["--no-deps", "--", "."], (), on_progress)
 
     def _pip(
         self, venv: str, agent_dir: str, arguments: list[str], requirements: Sequence[str], on_progress: Progress

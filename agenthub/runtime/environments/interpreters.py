@@ -125,6 +125,19 @@ def _clause(operator: str, text: str, wildcard: str | None, plus: str | None) ->
     return comparisons[operator]
 
 
+def oldest_series(request: str) -> str:
+    """The oldest series of Python 3 (`"3.11"`) of which a request accepts a release.
+
+    Raises:
+        EnvironmentError: it accepts none.
+    """
+    accepts = matcher(request)
+    for minor in range(OLDEST, _NEWEST):
+        if _minor_may_fit(accepts, minor):
+            return f"3.{minor}"
+    raise EnvironmentError(f"no Python fits {request}: the agent's and the project's ranges exclude each other")
+
+
 def _release(version: str) -> Version:
     major, minor, patch = version.split(".")
     return int(major), int(minor), int(patch)
