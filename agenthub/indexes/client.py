@@ -29,7 +29,7 @@ class IndexClient:
         self.indexes = configured_indexes(settings, extra)
         self.transport = transport or Transport.from_settings(settings)
         self.owners = Owners(settings.paths)
-        self._named_now = len((*extra, *str(settings["index"]).split()))
+        self._named_now = len(extra) + bool(settings["index"])
         self._sources: dict[str, IndexSource] = {}
         self._documents: dict[tuple[str, str], AgentDocument] = {}
 

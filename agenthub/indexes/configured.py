@@ -44,6 +44,13 @@ class IndexSource(NamedTuple):
         """`"git"`, `"file"` or `"http"`."""
         return "git" if self.url.startswith("git+") else "file" if self.url.startswith("file://") else "http"
 
+    @property
+    def directory(self) -> str:
+        """Where an index of kind `"file"` is on this machine's disk."""
+        from urllib.parse import unquote
+
+        return unquote(self.url.removeprefix("file://"))
+
 
 def configured_indexes(settings: Settings, extra: Sequence[str] = ()) -> tuple[IndexSource, ...]:
     """The indexes that a command asks: `extra` and the setting `index` first, then the configured ones.
@@ -56,7 +63,8 @@ def configured_indexes(settings: Settings, extra: Sequence[str] = ()) -> tuple[I
         InvalidInputError: one of `extra`, or of the setting, is neither.
         StoreError: the file of the indexes cannot be read.
     """
-    return read_indexes(settings.paths, (*extra, *str(settings["index"]).split()))
+    named = (settings["index"],) if settings["index"] else ()
+    return read_indexes(settings.paths, (*extra, *named))
 
 
 def read_indexes(paths: Paths, extra: Sequence[str] = ()) -> tuple[IndexSource, ...]:
@@ -154,7 +162,9 @@ def index_url(text: str) -> str:
         InvalidInputError: it is none, or one that is refused: another transport, or one with a password in it.
     """
     if text.startswith(("/", "./", "../", "~")) or text in (".", ".."):
-        return "file://" + os.path.abspath(os.path.expanduser(text))
+        from urllib.parse import quote
+
+        return "file://" + quote(os.path.abspath(os.path.expanduser(text)))
     scheme, found, rest = text.partition("://")
     match = _URL.fullmatch(f"{scheme.lower()}{found}{rest}".rstrip("/")) if found and text.isprintable() else None
     if match is None:

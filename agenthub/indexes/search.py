@@ -21,12 +21,13 @@ FRESH = 600.0
 """Seconds for which a summary in the cache is believed without asking."""
 
 _LONGEST = 1000
+_COMPARED = 2000  # names that a misspelt one is compared with; each costs about 50 µs
 # What a word counts where it is found; whole names and their beginnings count more.
 _WEIGHTS = {"name": 8.0, "owner": 4.0, "tags": 4.0, "methods": 3.0, "description": 1.0}
 
 
 class Hit(NamedTuple):
-    """An agent that was found; a higher `score` fits better."""
+    """An agent that was found; a higher `score` fits better, `source` is the index's name."""
 
     score: float
     owner: str
@@ -36,7 +37,7 @@ class Hit(NamedTuple):
     methods: tuple[str, ...]
     tags: tuple[str, ...]
     deprecated: str | None
-    index: str
+    source: str
 
 
 class Found(NamedTuple):
@@ -80,12 +81,17 @@ def summary(client: IndexClient, source: IndexSource, max_age: float = FRESH) ->
 
 
 def nearest_agent(client: IndexClient, label: str) -> str | None:
-    """The known agent whose name is most like `label`."""
-    known = set()
+    """The known agent whose name is most like `label`: in owner or name, or in how it begins."""
+    owner, _, name = label.partition("/")
+    near: list[str] = []
     for source in client.indexes:
         data = client.transport.cached(source, "search.json") if source.kind != "file" else summary(client, source)[0]
-        known |= {f"{entry['owner']}/{entry['name']}" for entry in _entries(data or b"")}
-    return nearest(label, known) if len(known) <= 20_000 else None
+        near += [
+            f"{entry['owner']}/{entry['name']}"
+            for entry in _entries(data or b"")
+            if entry["owner"] == owner or entry["name"] == name or entry["name"][:2] == name[:2]
+        ]
+    return nearest(label, near[:_COMPARED])
 
 
 def _matches(data: bytes, wanted: list[str], source: IndexSource) -> Iterator[Hit]:

@@ -249,7 +249,7 @@ class Transport:
 
     @staticmethod
     def _file(source: IndexSource, path: str) -> str:
-        return os.path.join(source.url.removeprefix("file://"), path)
+        return os.path.join(source.directory, path)
 
     def _read(self, source: IndexSource, path: str, limit: int) -> bytes:
         from agenthub.indexes.downloads import open_regular

@@ -87,6 +87,15 @@ def fetch_git(
     return Checkout(commit, tree)
 
 
+def list_refs(spec: Spec) -> tuple[str, ...]:
+    """The branches and tags of a repository, without their `refs/heads/` and `refs/tags/`.
+
+    Raises:
+        InstallError: git is missing, or refused; its reason is in the details.
+    """
+    return _Repository(spec, "", None).refs()
+
+
 def _inside(directory: str, spec: Spec) -> str:
     """The agent's directory in the checkout; no component of it may be a link."""
     for part in (spec.subdirectory or "").split("/"):
@@ -153,11 +162,19 @@ class _Repository:
                 return output.decode("ascii").strip()
         raise self._unknown_ref(ref)
 
+    def refs(self) -> tuple[str, ...]:
+        """Names of branches and tags at the other side."""
+        command = ["ls-remote", "--heads", "--tags", "--", self._spec.location]
+        code, output, errors = self._run(command, own_config=False, within=False)
+        if code != 0:
+            raise self._failure("cannot be read", errors)
+        lines = output.decode("utf-8", "replace").splitlines()
+        return tuple(sorted({line.split("/", 2)[-1].removesuffix("^{}") for line in lines}))
+
     def _unknown_ref(self, ref: str) -> InstallError:
-        _, output, _ = self._run(["ls-remote", "--heads", "--tags", "--", self._spec.location], own_config=False)
-        known = {line.split("/", 2)[-1].removesuffix("^{}") for line in output.decode("utf-8", "replace").splitlines()}
+        known = self.refs()
         close = nearest(ref, known)
-        some = ", ".join(sorted(known)[:10])
+        some = ", ".join(known[:10])
         return InstallError(
             f"{self._name} has no branch, tag or commit '{ref}'",
             suggestion=f"did you mean '{close}'?" if close else f"it has: {some}" if some else None,

@@ -1,11 +1,10 @@
-"""Gets an agent's tree from where a `Spec` says: one door for directories, archives and git."""
+"""Gets an agent's tree from where a `Spec` says: one door for directories, archives, git and indexes."""
 
 from __future__ import annotations
 
-import os
 from typing import Any, NamedTuple
 
-from agenthub.errors import AgentNotFoundError, InstallError
+from agenthub.errors import InstallError
 from agenthub.packages.ledger import LIMITS, Limits
 from agenthub.packages.spec import Spec, redacted
 from agenthub.packages.tree import copy_tree, tree_digest
@@ -14,6 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    FetchIndex = Callable[[Spec, str, Callable[[str], None] | None], "Fetched"]
+
 
 class Fetched(NamedTuple):
     """A tree that was fetched and checked.
@@ -21,10 +22,13 @@ class Fetched(NamedTuple):
     Attributes:
         digest: `"sha256:…"` of the tree, whatever it came from.
         commit: the full commit of a git source.
-        source: what an install record keeps: `kind location ref commit subdirectory digest`, and for an archive
-            `archive_digest`, the sha256 of the file. No passwords.
+        source: what an install record keeps: `kind location ref commit subdirectory digest`, for an archive and for
+            an index `archive_digest`, the sha256 of the file, and for an index `index` (its address) and `version`.
+            No passwords.
         files: how many files the tree has.
         bytes: their size.
+        notes: what the user should know of it before it is installed.
+        accepted: called when the user agreed to it, if anything is to be remembered then.
     """
 
     digest: str
@@ -32,12 +36,26 @@ class Fetched(NamedTuple):
     source: dict[str, Any]
     files: int
     bytes: int
+    notes: tuple[str, ...] = ()
+    accepted: Callable[[], None] | None = None
 
 
 def fetch(
-    spec: Spec, target: str, on_progress: Callable[[str], None] | None = None, *, limits: Limits = LIMITS
+    spec: Spec,
+    target: str,
+    on_progress: Callable[[str], None] | None = None,
+    *,
+    limits: Limits = LIMITS,
+    fetch_index: FetchIndex | None = None,
 ) -> Fetched:
     """Puts the agent's tree into the directory `target`, which must not exist yet, and is gone again on failure.
+
+    Args:
+        spec: the source.
+        target: the directory.
+        on_progress: called with a line of what is being done.
+        limits: the caps on the tree.
+        fetch_index: does it for a spec of kind `"index"`, in the same way.
 
     Raises:
         InstallError: the source cannot be had or is refused.
@@ -55,8 +73,10 @@ def fetch(
         from agenthub.packages.git import fetch_git
 
         commit, tree = fetch_git(spec, target, on_progress, limits=limits)
+    elif fetch_index is not None:
+        return fetch_index(spec, target, on_progress)
     else:
-        raise _no_index(spec)
+        raise InstallError(f"'{spec.text}' is an agent of an index, which is not asked here")
     return Fetched(tree.digest, commit, _source(spec, tree.digest, commit, archive_digest), tree.files, tree.bytes)
 
 
@@ -85,12 +105,3 @@ def _file_digest(path: str) -> str:
             return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
     except OSError as error:
         raise InstallError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _no_index(spec: Spec) -> AgentNotFoundError:
-    name = spec.text.partition("@")[0]
-    if os.path.exists(name):
-        hint = f"did you mean ./{name}?"
-    else:
-        hint = f"from a git host: agenthub install git+https://HOST/{spec.location}"
-    return AgentNotFoundError(f"there is no index to look '{spec.location}' up in", suggestion=hint)

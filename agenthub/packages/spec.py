@@ -12,8 +12,10 @@ ARCHIVE_SUFFIXES = (".zip", ".agent", ".tar.gz", ".tgz", ".tar", ".tar.bz2", ".t
 MANIFESTS = ("agent.yaml", "agent.yml")
 LOCAL_OWNER = "local"
 
-_SPELLINGS = "write ./DIRECTORY, FILE.zip, FILE.tar.gz, git+URL[@REF][#subdirectory=DIR] or owner/name[@version]"
-_INDEX = re.compile(r"([a-z0-9][a-z0-9._-]*)/([a-z0-9][a-z0-9._-]*)(?:@([\w.+!-]+))?", re.IGNORECASE)
+_SPELLINGS = "write ./DIRECTORY, FILE.zip, FILE.tar.gz, git+URL[@REF][#subdirectory=DIR] or owner/name[@VERSION]"
+_INDEX = re.compile(
+    r"([a-z0-9][a-z0-9._-]*)/([a-z0-9][a-z0-9._-]*)(?:@([0-9A-Za-z.+!_*<>=~, -]{1,200}))?", re.IGNORECASE | re.ASCII
+)
 _SCP = re.compile(r"(?:[\w.][\w.-]*@)?([\w.][\w.-]*):(?![/:]{2})(.+)")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/]*)(/.*)?", re.DOTALL)
 _REF = re.compile(r"\w[\w./@+-]*")
@@ -26,7 +28,7 @@ class Spec(NamedTuple):
     Attributes:
         kind: `"directory"`, `"archive"`, `"git"` or `"index"`.
         location: an absolute path, a git URL, or `owner/name` of an index.
-        ref: a git branch, tag or commit, or an index's version.
+        ref: a git branch, tag or commit; of an index a version, its beginning, a range of versions, or `"latest"`.
         subdirectory: the agent's directory inside a repository.
         owner: who the agent belongs to unless the user says otherwise.
         text: what the user wrote.
@@ -116,13 +118,27 @@ def _index_or_nothing(text: str, cwd: str) -> Spec:
     match = _INDEX.fullmatch(text)
     if match:
         owner, name, version = match[1].lower(), match[2].lower(), match[3]
-        return Spec("index", f"{owner}/{name}", version, None, owner, text)
+        return Spec("index", f"{owner}/{name}", version.strip() if version else None, None, owner, text)
+    _refuse_look_alike(text)
     if text.lower().endswith(ARCHIVE_SUFFIXES):
         path = os.path.join(cwd, text)
         raise AgentNotFoundError(f"there is no file {path}", suggestion=_near(path))
     if os.path.exists(os.path.join(cwd, text)):
         raise InstallError(f"'{text}' is not a source of agents", suggestion=f"did you mean ./{text}?")
     raise AgentNotFoundError(f"'{text}' names no agent, and there is no such file", suggestion=_SPELLINGS)
+
+
+def _refuse_look_alike(text: str) -> None:
+    """Names the letter that is another one than it looks like."""
+    strange = next((letter for letter in text.partition("@")[0] if not letter.isascii()), None)
+    if strange is None or "/" not in text:
+        return
+    import unicodedata
+
+    called = unicodedata.name(strange, f"U+{ord(strange):04X}")
+    raise InstallError(
+        f"{text!r} names no agent: its letter {strange!r} is {called}", suggestion="names have a-z, 0-9 and . _ - only"
+    )
 
 
 def _git(text: str, rest: str, cwd: str) -> Spec:

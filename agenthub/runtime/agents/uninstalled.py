@@ -10,6 +10,7 @@ from agenthub.errors import StoreError
 from agenthub.packages.sources import fetch
 from agenthub.packages.spec import Spec, parse_spec
 from agenthub.runtime.agents.cached_environments import cached_environment
+from agenthub.runtime.agents.from_index import index_fetcher
 from agenthub.runtime.runs.locator import LocatedAgent, locate_directory
 from agenthub.runtime.runs.permissions import asked_permissions
 
@@ -73,7 +74,7 @@ def _from_cache(
     sources = os.path.join(runtime.settings.paths.cache, "sources")
     with runtime.store.new_staging() as staging:
         tree = os.path.join(staging, "tree")
-        fetched = fetch(spec, tree, on_progress)
+        fetched = fetch(spec, tree, on_progress, fetch_index=index_fetcher(runtime.settings))
         place = os.path.join(sources, fetched.digest.removeprefix("sha256:")[:24])
         if not os.path.isdir(place):
             os.makedirs(sources, mode=0o700, exist_ok=True)
