@@ -28,9 +28,11 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "install": Command("install", "install agents from a directory, an archive or git"),
+    "install": Command("install", "install agents from an index, a directory, an archive or git"),
     "run": Command("run", "run a method of an agent"),
     "map": Command("map", "run a method over many inputs: JSON lines or CSV"),
+    "search": Command("search", "find agents in the indexes"),
+    "index": Command("index", "say which indexes are asked, and make one"),
     "info": Command("inspect", "show what an agent is, may do and offers"),
     "list": Command("inspect", "list the installed agents"),
     "uninstall": Command("install", "remove agents"),

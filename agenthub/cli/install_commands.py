@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def configure_install(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "specs", nargs="+", metavar="SPEC", help="./DIR, FILE.zip, FILE.tar.gz, git+URL[@REF][#subdirectory=DIR]"
+        "specs", nargs="+", metavar="SPEC", help="OWNER/NAME[@VERSION], ./DIR, FILE.zip, git+URL[@REF]"
     )
     parser.add_argument("--as", dest="identity", metavar="OWNER/NAME", help="install under another name")
     parser.add_argument("-y", "--yes", action="store_true", help="consent to code that was never seen here")
@@ -27,6 +27,7 @@ def configure_install(parser: argparse.ArgumentParser) -> None:
         "--with", dest="extra", action="append", default=[], metavar="REQUIREMENT", help="and install this"
     )
     parser.add_argument("--env", action="append", default=[], metavar="NAME", help="let it see this variable of yours")
+    parser.add_argument("--index", metavar="URL", help="ask this index, by address or name, before the others")
     parser.add_argument("--offline", action="store_true", help="use nothing but caches")
     parser.add_argument("--allow-commands", action="store_true", help="consent to its installation commands")
     parser.add_argument("--compile-bytecode", action="store_true", help="now, and not at the first run: for images")
@@ -49,7 +50,7 @@ def install(arguments: argparse.Namespace, output: Output) -> int:
     for name in arguments.env:
         if not name.isidentifier():
             raise InvalidInputError(f"--env {name!r}: install takes the name of a variable; its value is never stored")
-    runtime = AgentRuntime(Settings({"offline": arguments.offline or None}))
+    runtime = AgentRuntime(Settings({"offline": arguments.offline or None, "index": arguments.index}))
     installer = AgentInstaller(runtime)
     reports = [_install_one(installer, text, arguments, output) for text in arguments.specs]
     if arguments.json:
