@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from agenthub.runtime.runs.locator import LocatedAgent
 
 _LONGEST = 200  # characters of one thing that an author wrote
-_SOURCES = {"directory": "local directory", "archive": "archive", "git": "git"}
+_SOURCES = {"directory": "local directory", "archive": "archive", "git": "git", "index": "an index"}
 
 
 def describe(manifest: AgentManifest, origin: str, runtime: AgentRuntime) -> list[str]:
@@ -63,7 +63,7 @@ def ask_to_install(plan: Plan, runtime: AgentRuntime, output: Output, *, yes: bo
     Raises:
         PermissionDeniedError: refused, or nobody could be asked.
     """
-    origin = _SOURCES[plan.spec.kind]
+    origin = _plain(plan.fetched.source.get("index") or _SOURCES[plan.spec.kind])
     if plan.fetched.commit:
         origin += f" {plan.fetched.commit[:12]}"
     origin += f", {plan.fetched.files} files, {format_size(plan.fetched.bytes)}"
@@ -73,6 +73,8 @@ def ask_to_install(plan: Plan, runtime: AgentRuntime, output: Output, *, yes: bo
     more = more_than_before(plan)
     for line in _inherited(plan):
         output.note(line)
+    for note in plan.fetched.notes:
+        output.note(f"  note           {_plain(note)}")
     for phrase in more:
         output.note(f"  asks for more  it may now also {phrase}")
     if plan.current is not None and plan.current.digest != plan.fetched.digest and not force:
@@ -86,16 +88,18 @@ def ask_to_install(plan: Plan, runtime: AgentRuntime, output: Output, *, yes: bo
 
 def _inherited(plan: Plan) -> list[str]:
     """What code from another place would have, because the user gave it to code that was there before."""
-    from agenthub.packages.spec import redacted
-
-    if plan.current is None or plan.current.source.get("location") == redacted(plan.spec.location):
+    if plan.current is None:
+        return []
+    before, now = plan.current.source, plan.fetched.source
+    if all(before.get(key) == now.get(key) for key in ("location", "index")):
         return []
     from agenthub.config import Settings
     from agenthub.packages.store import Store
 
     grants = Store(Settings().paths).read_grants(plan.owner, plan.name)
     given = [f"{kind} {value}" for kind, values in grants.items() if not kind.startswith("denied_") for value in values]
-    lines = [f"  other source   it came from {_plain(str(plan.current.source.get('location')))} before"]
+    came = " at ".join(str(before[key]) for key in ("location", "index") if before.get(key))
+    lines = [f"  other source   it came from {_plain(came)} before"]
     return [*lines, f"  gets           what you granted that one: {_plain(', '.join(given))}"] if given else lines
 
 
