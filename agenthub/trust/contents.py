@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from typing import NamedTuple
 
 from agenthub.config import RECORD
 from agenthub.errors import StoreError
@@ -17,6 +16,7 @@ from agenthub.packages.files import SCHEMA_VERSION, read_json, storing, write_js
 from agenthub.runtime.environment_manager import PENDING_BYTECODE
 from agenthub.runtime.environments.state import site_packages
 from agenthub.trust.known_files import FileState, KnownFiles
+from agenthub.values import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

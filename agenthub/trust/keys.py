@@ -6,9 +6,9 @@ import base64
 import binascii
 import hashlib
 import re
-from typing import NamedTuple
 
 from agenthub.errors import InvalidInputError
+from agenthub.values import NamedTuple
 
 NAMESPACE = "agenthub"
 MOST_KEY_BYTES = 64 * 1024

@@ -11,7 +11,8 @@ import json
 import os
 import stat
 from contextlib import suppress
-from typing import NamedTuple
+
+from agenthub.values import NamedTuple
 
 _SHARED = 500  # bytes of a RECORD below which a distribution is read faster than looked up
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from agenthub.errors import InstallError
 from agenthub.packages.names import is_name
+from agenthub.values import NamedTuple
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _VERSION = re.compile(r"[A-Za-z0-9.+!_-]{1,128}")
