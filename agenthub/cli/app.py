@@ -6,7 +6,6 @@ nothing else.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 
@@ -16,8 +15,9 @@ from agenthub.values import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Sequence
-    from typing import Any, NoReturn
+    from typing import Any
 
 
 class Command(NamedTuple):
@@ -56,27 +56,6 @@ COMMANDS = {
     "complete": Command("completion", ""),
 }
 ALIASES = {"ls": "list", "rm": "uninstall", "remove": "uninstall"}
-
-
-class Formatter(argparse.RawDescriptionHelpFormatter):
-    """Help as wide as the terminal. Where argparse has to find that out, each start imports `shutil`, for 3 ms."""
-
-    def __init__(self, prog: str) -> None:
-        try:
-            columns = int(os.environ.get("COLUMNS") or 0) or os.get_terminal_size(1).columns
-        except (ValueError, OSError):
-            columns = 80
-        super().__init__(prog, width=columns - 2)
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are errors like any other."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"formatter_class": Formatter, "allow_abbrev": False, **options})
-
-    def error(self, message: str) -> NoReturn:
-        raise InvalidInputError(message, suggestion=f"see: {self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -122,12 +101,14 @@ def _dispatch(words: list[str], output: Output) -> int:
             suggestion="see: agenthub --help",
         )
     configure, command = functions(name)
-    parser = Parser(prog=f"agenthub {name}", description=COMMANDS[name].summary)
-    add_common_options(parser)
-    configure(parser)
     rest = words[:leading] + words[leading + 1 :]
     if name in ("run", "complete"):  # their words are an agent's or a shell's, and parsed with those at hand
         return command(rest, output)
+    from agenthub.cli.parsers import Parser, add_common_options
+
+    parser = Parser(prog=f"agenthub {name}", description=COMMANDS[name].summary)
+    add_common_options(parser)
+    configure(parser)
     return command(parser.parse_args(rest), output)
 
 
@@ -138,15 +119,6 @@ def functions(name: str) -> tuple[Callable[[argparse.ArgumentParser], None], Cal
     module = importlib.import_module(f"agenthub.cli.{COMMANDS[name].module}_commands")
     function = name + "_" if name in ("list", "dir", "map") else name  # not to hide what Python itself calls so
     return getattr(module, f"configure_{name}"), getattr(module, function)
-
-
-def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """The options that every command has."""
-    group = parser.add_argument_group("everywhere")
-    group.add_argument("-q", "--quiet", action="store_true", help="print nothing but results and errors")
-    group.add_argument("-v", "--verbose", action="store_true", help="print details, and tracebacks of errors")
-    group.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="default: auto")
-    group.add_argument("--no-progress", action="store_true", help="no progress display")
 
 
 def _help_text() -> str:

@@ -6,11 +6,12 @@ name=value` says a parameter without doubt.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
+from types import SimpleNamespace
 
+from agenthub.cli.plain_words import read_plain
 from agenthub.config import MB, SANDBOX_LEVELS, format_size
 from agenthub.errors import InvalidInputError, nearest
 from agenthub.manifest.inputs import convert_text
@@ -19,11 +20,16 @@ from agenthub.values import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
     from typing import Any, BinaryIO
 
+    from agenthub.cli.plain_words import Definition
     from agenthub.manifest import Method
 
-RUN_OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
+    Options = SimpleNamespace | argparse.Namespace
+
+RUN_OPTIONS: tuple[Definition, ...] = (
     (("--json",), {"action": "store_true", "help": "print the whole result envelope as JSON"}),
     (("--timeout",), {"metavar": "TIME", "help": "deadline, such as 30s or 2min; 0: none"}),
     (("--memory",), {"metavar": "SIZE", "help": "memory cap of the process tree, such as 512MB; 0: none"}),
@@ -49,31 +55,51 @@ RUN_OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("--color",), {"choices": ("auto", "always", "never"), "help": "default: auto"}),
     (("--no-progress",), {"action": "store_true", "help": "no progress display"}),
 )
+_INPUT: Definition = (
+    ("-i", "--input"),
+    {"dest": "assignments", "action": "append", "metavar": "NAME=VALUE", "help": "an input, by its name"},
+)
 
 
 class CallWords(NamedTuple):
     """`options` are ours; `rest` is what follows METHOD."""
 
-    options: argparse.Namespace
+    options: Options
     agent: str | None
     method: str | None
     rest: list[str]
 
 
-def add_run_options(parser: argparse.ArgumentParser, taken: frozenset[str] = frozenset()) -> None:
-    """Adds the options of `run`, but for the names that a method's parameters take."""
+def run_options(taken: frozenset[str] = frozenset()) -> list[Definition]:
+    """The options of `run`, but for the names that a method's parameters take; what is not given leaves no trace."""
+    definitions: list[Definition] = []
     for names, definition in RUN_OPTIONS:
-        free = [name for name in names if name not in taken]
+        free = tuple(name for name in names if name not in taken)
         if free:
             dest = names[-1].lstrip("-").replace("-", "_")
-            parser.add_argument(*free, dest=dest, **{"default": argparse.SUPPRESS, **definition})
+            definitions.append((free, {"dest": dest, **definition}))
+    return definitions
 
 
-def split(words: list[str], parser: argparse.ArgumentParser) -> CallWords:
+def add_run_options(parser: argparse.ArgumentParser, taken: frozenset[str] = frozenset()) -> None:
+    """Adds them to a parser."""
+    _add(parser, run_options(taken))
+
+
+def _add(to: argparse._ActionsContainer, definitions: list[Definition]) -> None:
+    """Adds options to a parser or to a group of one: one that has no help is not shown."""
+    from argparse import SUPPRESS
+
+    for names, definition in definitions:
+        to.add_argument(*names, **{"default": SUPPRESS, "help": SUPPRESS, **definition})
+
+
+def split(words: list[str], make_parser: Callable[[], argparse.ArgumentParser]) -> CallWords:
     """Tells our options, the agent and the method from what follows the method."""
+    definitions = run_options()
     valued = {
         name
-        for names, definition in RUN_OPTIONS
+        for names, definition in definitions
         if "action" not in definition or definition["action"] == "append"
         for name in names
     }
@@ -91,37 +117,43 @@ def split(words: list[str], parser: argparse.ArgumentParser) -> CallWords:
             options.append(words[position])
             position += 1
     agent, method = [*positional, None, None][:2]
-    return CallWords(parser.parse_args(options), agent, method, words[position:])
+    return CallWords(_read_options(options, definitions, make_parser), agent, method, words[position:])
+
+
+def _read_options(
+    words: list[str], definitions: list[Definition], make_parser: Callable[[], argparse.ArgumentParser]
+) -> Options:
+    plain = read_plain(words, definitions)
+    if plain is not None and not plain[1]:
+        return SimpleNamespace(**plain[0])
+    parser = make_parser()
+    _add(parser, definitions)
+    return parser.parse_args(words)
 
 
 def parse_inputs(
-    method: Method, rest: list[str], parser: argparse.ArgumentParser, limit: int
-) -> tuple[dict[str, Any], argparse.Namespace]:
+    method: Method, rest: list[str], make_parser: Callable[[], argparse.ArgumentParser], limit: int
+) -> tuple[dict[str, Any], Options]:
     """The inputs of a call, as JSON values by name, and the options of ours that stood among them.
 
     Args:
         method: whose parameters they are.
         rest: the words after METHOD.
-        parser: takes the parameters and options; shows its help where it is asked for.
+        make_parser: makes the parser that is told of the parameters and options, where it is needed; it shows its help
+            where it is asked for.
         limit: bytes that standard input or a file may have.
 
     Raises:
         InvalidInputError: words that are neither, or that do not convert.
     """
-    taken = _add_parameters(parser, method)
-    add_run_options(parser, taken)
-    parser.add_argument("-i", "--input", dest="assignments", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("documents", nargs="*", metavar="JSON|-")
-    found, unknown = parser.parse_known_intermixed_args(rest)
-    for word in unknown:
-        raise _unknown_word(word, method)
+    found, documents = _read_inputs(method, rest, make_parser)
     inputs: dict[str, Any] = {}
-    for document in found.documents:
+    for document in documents:
         inputs.update(_document(document, limit))
     texts: dict[str, list[str]] = {}
     for name in method.parameters:
         texts[name] = getattr(found, f"parameter {name}", None) or []
-    for assignment in found.assignments:
+    for assignment in getattr(found, "assignments", []):
         name, text = _assignment(assignment, method, limit)
         texts.setdefault(name, []).append(text)
     for name, values in texts.items():
@@ -130,23 +162,38 @@ def parse_inputs(
     return inputs, found
 
 
-def _add_parameters(parser: argparse.ArgumentParser, method: Method) -> frozenset[str]:
-    group = parser.add_argument_group(f"parameters of {method.name}")
-    taken: set[str] = set()
+def _read_inputs(
+    method: Method, rest: list[str], make_parser: Callable[[], argparse.ArgumentParser]
+) -> tuple[Options, list[str]]:
+    parameters = _parameter_options(method)
+    taken = frozenset(name for names, _ in parameters for name in names)
+    others = [*run_options(taken), (tuple(name for name in _INPUT[0] if name not in taken), _INPUT[1])]
+    plain = read_plain(rest, [*parameters, *others])
+    if plain is not None:
+        return SimpleNamespace(**plain[0]), plain[1]
+    parser = make_parser()
+    _add(parser.add_argument_group(f"parameters of {method.name}"), parameters)
+    _add(parser, others)
+    parser.add_argument("documents", nargs="*", metavar="JSON|-")
+    found, unknown = parser.parse_known_intermixed_args(rest)
+    for word in unknown:
+        raise _unknown_word(word, method)
+    return found, found.documents
+
+
+def _parameter_options(method: Method) -> list[Definition]:
+    definitions: list[Definition] = []
     for name, parameter in method.parameters.items():
-        flags = [f"--{spelling}" for spelling in dict.fromkeys((name.replace("_", "-"), name))]
-        dest = f"parameter {name}"
-        text = parameter.description.replace("%", "%%")
+        flags = tuple(f"--{spelling}" for spelling in dict.fromkeys((name.replace("_", "-"), name)))
+        common = {"dest": f"parameter {name}", "help": parameter.description.replace("%", "%%")}
         if parameter.schema["type"] == "boolean":
-            group.add_argument(*flags, dest=dest, action="append", nargs="?", const="true", help=text)
-            negated = [f"--no-{flag[2:]}" for flag in flags]
-            group.add_argument(*negated, dest=dest, action="append_const", const="false", help=argparse.SUPPRESS)
-            taken.update(negated)
+            definitions.append((flags, {**common, "action": "append", "nargs": "?", "const": "true"}))
+            negated = tuple(f"--no-{flag[2:]}" for flag in flags)
+            definitions.append((negated, {"dest": common["dest"], "action": "append_const", "const": "false"}))
         else:
             kind = parameter.kind if parameter.kind != "value" else str(parameter.schema["type"])
-            group.add_argument(*flags, dest=dest, action="append", metavar=kind.upper(), help=text)
-        taken.update(flags)
-    return frozenset(taken)
+            definitions.append((flags, {**common, "action": "append", "metavar": kind.upper()}))
+    return definitions
 
 
 def _unknown_word(word: str, method: Method) -> InvalidInputError:
@@ -234,7 +281,7 @@ def read_env_files(paths: list[str]) -> list[str]:
     return assignments
 
 
-def permission_changes(options: argparse.Namespace, directory: str) -> Changes:
+def permission_changes(options: Options, directory: str) -> Changes:
     """What `--allow-…` and `--deny-…` say.
 
     Raises:
@@ -250,6 +297,6 @@ def permission_changes(options: argparse.Namespace, directory: str) -> Changes:
     return Changes(allow, deny)
 
 
-def _items(options: argparse.Namespace, verb: str, kind: str, directory: str) -> list[str]:
+def _items(options: Options, verb: str, kind: str, directory: str) -> list[str]:
     flag = "env" if kind == "environment" else kind
     return [check_item(kind, item, directory) for item in getattr(options, f"{verb}_{flag}", None) or ()]

@@ -100,11 +100,9 @@ def _candidates(before: list[str], current: str) -> Iterable[str]:
 
 
 def _run_candidates(before: list[str], current: str) -> Iterable[str]:
-    from agenthub.cli.call_words import RUN_OPTIONS, add_run_options, split
+    from agenthub.cli.call_words import RUN_OPTIONS, split
 
-    parser = _parser("run")
-    add_run_options(parser)
-    call = split(before, parser)
+    call = split(before, lambda: _parser("run"))
     if call.agent is None:
         return [name for names, _ in RUN_OPTIONS for name in names] if current.startswith("-") else _agents()
     agent = _located(call.agent)
@@ -183,10 +181,11 @@ _PLACES: dict[tuple[str, str], Callable[[], list[str]]] = {
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
-    from agenthub.cli import app
+    from agenthub.cli.app import functions
+    from agenthub.cli.parsers import Parser, add_common_options
 
-    parser = app.Parser(prog="agenthub", add_help=False)
+    parser = Parser(prog="agenthub", add_help=False)
     if command != "run":  # whose own parsers are made of the agent at hand
-        app.add_common_options(parser)
-    app.functions(command)[0](parser)
+        add_common_options(parser)
+    functions(command)[0](parser)
     return parser

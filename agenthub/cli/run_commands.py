@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -23,9 +22,11 @@ from agenthub.runtime.runs.plan import RunOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator
     from typing import Any
 
+    from agenthub.cli.call_words import Options
     from agenthub.cli.output import Output
     from agenthub.manifest import Method
     from agenthub.runtime.runs.plan import RunPlan
@@ -46,12 +47,12 @@ def configure_run(parser: argparse.ArgumentParser) -> None:
 
 def run(words: list[str], output: Output) -> int:
     """Runs a method and prints its result."""
-    parser = _parser(_USAGE)
-    add_run_options(parser)
     if any(word in ("-h", "--help") for word in words) and len([word for word in words if word[0:1] != "-"]) < 2:
+        parser = _parser(_USAGE)
+        add_run_options(parser)
         parser.print_help()
         return 0
-    call = split(words, parser)
+    call = split(words, lambda: _parser(_USAGE))
     if call.agent is None:
         raise InvalidInputError("run needs an AGENT and a METHOD", suggestion=f"usage: {_USAGE}")
     agent = None
@@ -75,7 +76,7 @@ def _call(agent: LocatedAgent, call: CallWords, limit: int, output: Output) -> i
     method, options = find_method(agent, call.method), call.options
     output.as_json = getattr(options, "json", False) or ("--json" in call.rest and "json" not in method.parameters)
     usage = f"agenthub run {call.agent} {method.name} [INPUT…]"
-    inputs, late_options = parse_inputs(method, call.rest, _parser(usage, method.description), limit)
+    inputs, late_options = parse_inputs(method, call.rest, lambda: _parser(usage, method.description), limit)
     for name, value in vars(late_options).items():
         if not name.startswith("parameter ") and name not in ("assignments", "documents"):
             early = getattr(options, name, None)
@@ -84,17 +85,18 @@ def _call(agent: LocatedAgent, call: CallWords, limit: int, output: Output) -> i
 
 
 def _parser(usage: str, description: str | None = None) -> argparse.ArgumentParser:
-    from agenthub.cli.app import Parser
+    from agenthub.cli.parsers import Parser
 
     return Parser(
         prog="agenthub run",
         usage=usage,
         description=description.replace("%", "%%") if description else "run a method of an agent",
         epilog=_INPUTS.replace("%", "%%"),
+        conflict_handler="resolve",  # a parameter may be called `help`
     )
 
 
-def _settings(options: argparse.Namespace) -> Settings:
+def _settings(options: Options) -> Settings:
     flags = {name: getattr(options, name, None) for name in ("timeout", "memory", "python", "offline", "sandbox")}
     return Settings(flags)
 
@@ -120,7 +122,7 @@ def _run(
     agent: LocatedAgent,
     method: Method,
     inputs: dict[str, Any],
-    options: argparse.Namespace,
+    options: Options,
     output: Output,
 ) -> int:
     variables = [*read_env_files(getattr(options, "env_file", None) or []), *(getattr(options, "env", None) or [])]

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from agenthub.cli.app import Parser, add_common_options
+from agenthub.cli.parsers import Parser, add_common_options
 from agenthub.config import Settings
 from agenthub.errors import InvalidInputError
 from agenthub.runtime.processes.masking import SHORTEST

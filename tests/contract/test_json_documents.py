@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from agenthub.cli.app import COMMANDS, Parser, add_common_options, functions
+from agenthub.cli.app import COMMANDS, functions
+from agenthub.cli.parsers import Parser, add_common_options
 
 # `run` makes its parsers by the agent; the others show no data, or are a script for a shell.
 WITHOUT = {"run", "completion", "complete", "init", "uninstall", "grant", "revoke"}
