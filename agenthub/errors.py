@@ -93,6 +93,10 @@ class StoreError(InstallError):
     """The store under AGENTHUB_HOME cannot be read or written."""
 
 
+class UnreachableError(InstallError):
+    """What had to be asked cannot be: nothing is known then, and nothing may be concluded."""
+
+
 class PermissionDeniedError(AgentRuntimeError, PermissionError):
     """Refused: a consent, a permission or a policy is missing."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from agenthub import __version__
 from agenthub.config import RECORD, VENV, Settings
-from agenthub.errors import AgentRuntimeError, InstallError
+from agenthub.errors import AgentRuntimeError, InstallError, StoreError
 from agenthub.manifest import read_manifest
 from agenthub.packages.files import read_json
 from agenthub.packages.names import version_directory
@@ -61,9 +61,14 @@ def verify_version(settings: Settings, version_dir: str) -> Verified:
         version_dir: the version's directory.
 
     Raises:
-        StoreError: it has no record that can be read, or its files cannot be read at all.
+        StoreError: a newer agenthub wrote its record, or its files cannot be read at all.
     """
-    record = read_record(version_dir)
+    try:
+        record = read_record(version_dir)
+    except StoreError as error:
+        if "newer" in error.message:
+            raise
+        return Verified(0, (Finding("record", RECORD, error.message),), ())
     check = _Check(settings, version_dir, record)
     check.record_itself()
     check.files()
