@@ -9,8 +9,8 @@ import argparse
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from agenthub.cli.app import Parser, add_common_options
 from agenthub.cli.output import printable
+from agenthub.cli.parsers import Parser, add_common_options
 from agenthub.config import Settings
 from agenthub.errors import AgentRuntimeError, InvalidInputError
 
