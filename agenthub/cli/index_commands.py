@@ -34,6 +34,9 @@ ACTIONS = {
     "login": Action("index", "keep the token of a private index in the keyring"),
     "logout": Action("index", "forget the token of a private index"),
     "refresh": Action("index", "fetch the lists of agents that search reads"),
+    "build": Action("index_directory", "make an index's documents anew from the archives in a directory"),
+    "verify": Action("index_directory", "hold an index in a directory against itself"),
+    "serve": Action("index_directory", "serve an index over HTTP, and take what is published"),
 }
 
 

@@ -8,6 +8,7 @@ was about to do stands in a note, so that the next one finishes the summaries, o
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import time
 from contextlib import contextmanager, suppress
@@ -208,6 +209,20 @@ class IndexDirectory:
                 yield change
             finally:
                 os.close(lock)
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Keeps writers away while it is read as a whole; where it cannot be locked, nobody here can write it."""
+        try:
+            descriptor = os.open(self.path(OWN, "lock"), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            yield
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            yield
+        finally:
+            os.close(descriptor)
 
     def interrupted(self) -> bool:
         """Whether a writer was killed, and the next one will put in order what it left."""

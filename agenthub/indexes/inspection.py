@@ -29,21 +29,26 @@ class Inspected(NamedTuple):
 
 
 def inspect_archive(archive: str, scratch: str, limits: Limits = LIMITS) -> Inspected:
-    """Unpacks an archive below `scratch`, reads what is in it, and removes it again.
+    """Unpacks an archive below `scratch`, reads what is in it, and removes it again; as `unpack_release`."""
+    tree = os.path.join(scratch, "inspected")
+    try:
+        return unpack_release(archive, tree, limits)
+    finally:
+        remove_tree(tree)
+
+
+def unpack_release(archive: str, tree: str, limits: Limits = LIMITS) -> Inspected:
+    """Unpacks an archive into the directory `tree`, which is not there yet, and reads what is in it.
 
     Raises:
         InstallError: it is damaged or hostile, or name or version cannot be those of a release.
         InvalidManifestError: the manifest is missing or wrong.
     """
-    tree = os.path.join(scratch, "inspected")
     digest, size = file_digest(archive)
     if not 0 < size <= LARGEST_ARCHIVE:
         raise InstallError(f"{archive} has {size:,} bytes, which no release may have")
-    try:
-        tree_digest = unpack(archive, tree, limits).digest
-        manifest = _manifest(archive, tree)
-    finally:
-        remove_tree(tree)
+    tree_digest = unpack(archive, tree, limits).digest
+    manifest = _manifest(archive, tree)
     name = check_name(manifest.name.lower())
     return Inspected(manifest, name, release_version(manifest), digest, tree_digest, size)
 

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
     from packaging.version import Version
 
-_SIGNATURE_SUFFIXES = {"ssh": ".sig", "sigstore": ".sigstore.json"}
+SIGNATURE_SUFFIXES = {"ssh": ".sig", "sigstore": ".sigstore.json"}
 LARGEST_SIGNATURE = 1 << 20
+EVERY_VERSION = "*"
 
 
 class NewSignature(NamedTuple):
@@ -115,19 +116,22 @@ def set_notice(
     *,
     yanked: str | None = None,
     deprecated: str | None = None,
-) -> Release:
-    """Says of a release that it is not to be chosen any more (`yanked`), or that another should be (`deprecated`).
+) -> list[Release]:
+    """Says of releases that they are not to be chosen any more (`yanked`), or that others should be (`deprecated`).
 
     Args:
-        index: has the release.
+        index: has the releases.
         owner: whose agent it is.
         name: the agent's.
-        version: of the release.
+        version: of the release; `EVERY_VERSION`: of all that there are.
         yanked: the reason; empty: it may be chosen again; None: as it was.
         deprecated: the reason; empty: not any more; None: as it was.
 
+    Returns:
+        list[Release]: as they are now.
+
     Raises:
-        AgentNotFoundError: it has not.
+        AgentNotFoundError: there is no such release.
         InstallError: it cannot be written.
     """
     index.check_exists()
@@ -135,18 +139,29 @@ def set_notice(
         document = index.document(check_name(owner, "owner"), check_name(name))
         if document is None:
             raise _no_agent(index, owner, name)
-        release = _published(document, version)
-        if release is None:
-            known = ", ".join(document.releases)
-            raise AgentNotFoundError(f"{owner}/{name} {version} was not published", suggestion=f"published: {known}")
-        changed = release._replace(
-            yanked=release.yanked if yanked is None else yanked or None,
-            deprecated=release.deprecated if deprecated is None else deprecated or None,
+        changed = {
+            release.version: release._replace(
+                yanked=release.yanked if yanked is None else yanked or None,
+                deprecated=release.deprecated if deprecated is None else deprecated or None,
+            )
+            for release in _chosen(document, version)
+        }
+        releases = {**document.releases, **changed}
+        if releases != document.releases:
+            change.commit(described(index, document._replace(releases=releases), change.scratch))
+    return list(changed.values())
+
+
+def _chosen(document: AgentDocument, version: str) -> list[Release]:
+    if version == EVERY_VERSION:
+        return list(document.releases.values())
+    release = _published(document, version)
+    if release is None:
+        raise AgentNotFoundError(
+            f"{document.owner}/{document.name} {version} was not published",
+            suggestion=f"published: {', '.join(document.releases)}",
         )
-        if changed != release:
-            document = document._replace(releases={**document.releases, release.version: changed})
-            change.commit(described(index, document, change.scratch))
-    return changed
+    return [release]
 
 
 def described(index: IndexDirectory, document: AgentDocument, scratch: str) -> AgentDocument:
@@ -220,9 +235,9 @@ def _with_signatures(
     have = {signature.kind for signature in release.signatures}
     signatures, files = list(release.signatures), []
     for signature in new:
-        if signature.kind not in _SIGNATURE_SUFFIXES or not 0 < len(signature.data) <= LARGEST_SIGNATURE:
+        if signature.kind not in SIGNATURE_SUFFIXES or not 0 < len(signature.data) <= LARGEST_SIGNATURE:
             raise InstallError(f"{signature.kind[:20]!r} is not a kind of signature that can be published, or is empty")
-        place = release.file + _SIGNATURE_SUFFIXES[signature.kind]
+        place = release.file + SIGNATURE_SUFFIXES[signature.kind]
         if signature.kind in have:
             continue
         path = os.path.join(scratch, os.path.basename(place))

@@ -64,12 +64,21 @@ def _publisher(words: list[str], where: str) -> Publisher:
         raise InvalidInputError(f"{where}: it has {len(words)} words", suggestion=_FORM)
     token, name = words[:2]
     owners = tuple(words[2].split(",")) if len(words) == 3 else ()
-    if len(token) < _SHORTEST or not token.isascii():
-        raise InvalidInputError(f"{where}: a token has at least {_SHORTEST} characters, of ASCII")
     for owner in owners:
         if not is_name(owner):
             raise InvalidInputError(f"{where}: {owner!r} cannot be an owner")
-    return Publisher(token, name, owners)
+    return Publisher(check_token(token, where), name, owners)
+
+
+def check_token(token: str, where: str) -> str:
+    """`token` itself.
+
+    Raises:
+        InvalidInputError: it can be guessed, or not be sent.
+    """
+    if len(token) < _SHORTEST or not token.isascii() or not token.isprintable() or " " in token:
+        raise InvalidInputError(f"{where}: a token has at least {_SHORTEST} characters of ASCII, without spaces")
+    return token
 
 
 def _token(header: str) -> str:

@@ -92,8 +92,8 @@ def receive_notice(request: IndexRequest, place: str, publisher: Publisher) -> t
     texts = [version, *reasons.values()]
     if not all(isinstance(text, str) and len(text) <= 1000 for text in texts) or not reasons:
         raise _Refused(400, "it needs a reason, as a short text, for yanked or deprecated")
-    release = set_notice(request.server.index, owner, file.removesuffix(".json"), version, **reasons)
-    return 200, {"version": release.version, "release": release_to_json(release)}
+    releases = set_notice(request.server.index, owner, file.removesuffix(".json"), version, **reasons)
+    return 200, {"releases": {release.version: release_to_json(release) for release in releases}}
 
 
 def _release_at(place: str) -> tuple[str, str, str]:

@@ -40,10 +40,12 @@ class PackRules(NamedTuple):
     Attributes:
         allowed: paths inside the directory, of files that are taken whatever they are.
         max_size: bytes of all files that are not in `allowed`.
+        heed_lists: whether ignore lists leave something out.
     """
 
     allowed: frozenset[str] = frozenset()
     max_size: int = MAX_SIZE
+    heed_lists: bool = True
 
 
 DEFAULT_RULES = PackRules()
@@ -94,12 +96,12 @@ def pack(directory: str, output: str, rules: PackRules = DEFAULT_RULES) -> Packe
     return packed
 
 
-def pack_into(directory: str, file: IO[bytes], rules: PackRules = DEFAULT_RULES) -> Packed:
-    """As `pack`, into a file that is open for reading and writing, and empty."""
+def pack_into(directory: str, file: IO[bytes], rules: PackRules = DEFAULT_RULES, *, what: str | None = None) -> Packed:
+    """As `pack`, into a file that is open for reading and writing, and empty; messages call it `what`."""
     lists = IgnoreLists(directory)
-    packing = _Packing(directory, file, rules)
+    packing = _Packing(what or directory, file, rules)
     try:
-        walk_tree(directory, packing.ledger, lambda path: None, packing.add, lists)
+        walk_tree(directory, packing.ledger, lambda path: None, packing.add, lists if rules.heed_lists else None)
         summary = packing.finish()
     except BaseException:
         packing.abandon()
@@ -123,8 +125,8 @@ def _refuse_without_manifest(directory: str, left_out: list[str]) -> None:
 
 
 class _Packing:
-    def __init__(self, directory: str, file: IO[bytes], rules: PackRules) -> None:
-        self.ledger = Ledger(directory, LIMITS)
+    def __init__(self, what: str, file: IO[bytes], rules: PackRules) -> None:
+        self.ledger = Ledger(what, LIMITS)
         self.files: list[str] = []
         self._archive = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
         self._rules = rules
