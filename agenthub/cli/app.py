@@ -36,12 +36,21 @@ COMMANDS = {
     "info": Command("inspect", "show what an agent is, may do and offers"),
     "list": Command("inspect", "list the installed agents"),
     "uninstall": Command("install", "remove agents"),
+    "outdated": Command("upgrade", "list the agents of which there is a newer version"),
+    "upgrade": Command("upgrade", "show what newer versions of agents change, and install them"),
+    "rollback": Command("version", "go back to the version that an agent was before, at once"),
+    "use": Command("version", "make another version of an agent the current one"),
+    "pin": Command("version", "have upgrades leave agents alone"),
+    "unpin": Command("version", "let upgrades have agents again"),
     "init": Command("author", "write a small agent to start from"),
     "validate": Command("author", "check an agent's manifest, code and environment"),
     "pack": Command("publish", "make one archive of an agent, the same bytes everywhere"),
     "publish": Command("publish", "add a release of an agent to an index"),
     "yank": Command("publish", "say that a published release is not to be chosen any more"),
     "deprecate": Command("publish", "say that another release or agent should be used"),
+    "trust": Command("trust", "say whose keys sign the releases of an owner"),
+    "verify": Command("trust", "prove that what is installed is what was installed"),
+    "audit": Command("trust", "list what is known against the packages of agents"),
     "grant": Command("grants", "let an agent do more than it may: hosts, files, programs, variables, secrets"),
     "revoke": Command("grants", "take from an agent what it may do"),
     "secret": Command("secret", "keep API keys in the keyring"),
@@ -59,7 +68,7 @@ COMMANDS = {
     "completion": Command("completion", "print a shell's completion script"),
     "complete": Command("completion", ""),
 }
-ALIASES = {"ls": "list", "rm": "uninstall", "remove": "uninstall"}
+ALIASES = {"ls": "list", "update": "upgrade", "rm": "uninstall", "remove": "uninstall"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ import time
 from typing import NamedTuple
 
 from agenthub.errors import AgentRuntimeError, InstallError, nearest
-from agenthub.lifeline import running_tool
+from agenthub.lifeline import check_stopping, running_tool
 from agenthub.packages.files import remove_tree, storing
 from agenthub.packages.ledger import LIMITS, MB, Limits, TreeSummary
 from agenthub.packages.spec import Spec, redacted
@@ -96,6 +96,15 @@ def list_refs(spec: Spec) -> tuple[str, ...]:
     return _Repository(spec, "", None).refs()
 
 
+def newest_commit(spec: Spec) -> str | None:
+    """The commit that `spec` names at its repository now; None where it names a commit itself, which stays.
+
+    Raises:
+        InstallError: git is missing or refused, or there is no such branch or tag.
+    """
+    return _Repository(spec, "", None).newest()
+
+
 def _inside(directory: str, spec: Spec) -> str:
     """The agent's directory in the checkout; no component of it may be a link."""
     for part in (spec.subdirectory or "").split("/"):
@@ -127,6 +136,24 @@ class _Repository:
         if code != 0:
             raise self._failure("cannot be fetched", errors)
         return self._resolve(_REMOTE_HEAD if ref == "HEAD" else ref)
+
+    def newest(self) -> str | None:
+        """The commit of the branch or tag, without fetching anything."""
+        ref = self._spec.ref or "HEAD"
+        names = ["HEAD"] if ref == "HEAD" else [f"refs/tags/{ref}^{{}}", f"refs/tags/{ref}", f"refs/heads/{ref}", ref]
+        code, output, errors = self._run(
+            ["ls-remote", "--", self._spec.location, *names], own_config=False, within=False
+        )
+        if code != 0:
+            raise self._failure("cannot be read", errors)
+        lines = output.decode("utf-8", "replace").splitlines()
+        found = {name: commit for commit, _, name in (line.partition("\t") for line in lines)}
+        for name in names:
+            if name in found and _HEX.fullmatch(found[name]):
+                return found[name]
+        if _HEX.fullmatch(ref):
+            return None
+        raise self._unknown_ref(ref)
 
     def check_out(self, commit: str, limits: Limits) -> None:
         """Writes the commit's files, or the subdirectory's, without anybody's filters."""
@@ -255,6 +282,7 @@ def _read(
         selector.register(process.stdout, selectors.EVENT_READ, output)
         selector.register(process.stderr, selectors.EVENT_READ, errors)
         while selector.get_map():
+            check_stopping()
             ended = process.poll() is not None  # asked first: what it said last is then there to be read
             ready = selector.select(0 if ended else _POLL)
             if not ready and ended:

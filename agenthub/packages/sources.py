@@ -67,7 +67,7 @@ def fetch(
     elif spec.kind == "archive":
         from agenthub.packages.archives import unpack
 
-        archive_digest = _file_digest(spec.location)
+        archive_digest = file_digest(spec.location)
         tree = unpack(spec.location, target, limits)
     elif spec.kind == "git":
         from agenthub.packages.git import fetch_git
@@ -97,7 +97,12 @@ def _source(spec: Spec, digest: str, commit: str | None, archive_digest: str | N
     return source | {"archive_digest": archive_digest} if archive_digest else source
 
 
-def _file_digest(path: str) -> str:
+def file_digest(path: str) -> str:
+    """`"sha256:…"` of a file.
+
+    Raises:
+        InstallError: it cannot be read.
+    """
     import hashlib
 
     try:

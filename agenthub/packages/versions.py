@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
 
 from agenthub.config import RECORD, Paths
 from agenthub.errors import AgentNotFoundError, InvalidInputError, StoreError
 from agenthub.packages.record import InstallRecord, read_record
+from agenthub.values import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
 
     from packaging.specifiers import SpecifierSet
 

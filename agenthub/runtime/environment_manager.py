@@ -274,6 +274,23 @@ class EnvironmentManager:
             )
         return request, pins
 
+    def preview(
+        self, agent_dir: str, manifest: AgentManifest, python: str | None, extra: Sequence[str], on_progress: Progress
+    ) -> list[tuple[str, str]] | None:
+        """The packages that `build` would install, without building anything; None where that cannot be known so."""
+        import tempfile
+
+        from agenthub.runtime.environments.preview import preview
+
+        source = self.dependency_source(agent_dir, manifest)
+        if not self.use_uv:
+            return None
+        interpreter = self._interpreter(agent_dir, manifest, source, python)
+        with tempfile.TemporaryDirectory(prefix="agenthub-preview-") as scratch:
+            return preview(
+                agent_dir, source, interpreter.path, scratch, extra=extra, offline=self.offline, on_progress=on_progress
+            )
+
     def _install_pins(
         self,
         builder: Builder,

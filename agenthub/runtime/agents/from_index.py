@@ -135,9 +135,8 @@ def _from_git(
 ) -> Fetched:
     """From a git host that is mapped: a version is a tag, `v1.2` or `1.2`; else the ref may be a branch."""
     owner, _, name = spec.location.partition("/")
-    git = parse_spec(source.url.replace("{owner}", owner).replace("{name}", name))
-    ref = _git_ref(git, spec.ref) if spec.ref is not None else None
-    fetched = fetch(git._replace(ref=ref), target, on_progress)
+    git = git_spec(source, owner, name, spec.ref)
+    fetched = fetch(git, target, on_progress)
     client.owners.note(owner, source, name, 0, source.url)
     record = {
         **fetched.source,
@@ -146,9 +145,15 @@ def _from_git(
         "index": source.url,
         "url": redacted(git.location),
         "ref": spec.ref,
-        "tag": ref,
+        "tag": git.ref,
     }
     return fetched._replace(source=record)
+
+
+def git_spec(source: IndexSource, owner: str, name: str, wanted: str | None) -> Spec:
+    """Where a mapped git host has an agent, at what `wanted` means; None: at its default branch."""
+    git = parse_spec(source.url.replace("{owner}", owner).replace("{name}", name))
+    return git if wanted is None else git._replace(ref=_git_ref(git, wanted))
 
 
 def _git_ref(git: Spec, wanted: str) -> str | None:

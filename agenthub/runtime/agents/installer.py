@@ -15,9 +15,11 @@ from agenthub.packages.spec import Spec, parse_spec
 from agenthub.packages.store import Store
 from agenthub.packages.versions import LATEST
 from agenthub.runtime.agent_runtime import AgentRuntime
-from agenthub.runtime.agents.building import build_version, environment_fields, requested
+from agenthub.runtime.agents.building import build_version, environment_fields, known_files, requested
+from agenthub.runtime.agents.from_index import index_fetcher
 from agenthub.runtime.runs.locator import LocatedAgent, locate_directory
 from agenthub.runtime.runs.permissions import asked_permissions
+from agenthub.trust.contents import relist_environment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ class InstallOptions(NamedTuple):
         extra: further requirements for its environment.
         force: install although the same content is installed already.
         allow_commands: run the manifest's installation commands, where nothing declarative describes the environment.
+        note_wanted: an index's version that was asked for is the one that upgrades stay with.
         compile_bytecode: now, and not at the first run: for the images of containers.
         consent: called with the plan before anything of the agent runs or is installed; refuses by raising.
         on_progress: called with a line of what is being done.
@@ -44,6 +47,7 @@ class InstallOptions(NamedTuple):
     force: bool = False
     allow_commands: bool = False
     compile_bytecode: bool = False
+    note_wanted: bool = True
     consent: Callable[[Plan], None] | None = None
     on_progress: Callable[[str], None] | None = None
 
@@ -107,7 +111,7 @@ class AgentInstaller:
     def _plan(self, spec: Spec, options: InstallOptions, stack: ExitStack) -> Plan:
         """Fetches an agent into a directory that is there as long as `stack`, and says what installing it would do."""
         tree = os.path.join(stack.enter_context(self.store.new_staging()), "tree")
-        fetched = fetch(spec, tree, options.on_progress)
+        fetched = fetch(spec, tree, options.on_progress, fetch_index=index_fetcher(self.runtime.settings))
         manifest = _manifest(tree, spec)
         asked_permissions(manifest)  # refuses what cannot be held
         owner, name = _identity(spec, manifest, options.identity)
@@ -123,10 +127,13 @@ class AgentInstaller:
 
         with self.store.agent_lock(owner, name, waiting):
             now = plan._replace(current=self._current(owner, name))
+            if options.note_wanted:
+                self._note_wanted(plan)
             faster = now.current != plan.current  # another one was
             if (faster or not options.force) and self._is_same(now, options):
                 return self._unchanged(now)
-            self._note_wanted(plan)
+            if plan.fetched.accepted is not None:
+                plan.fetched.accepted()
             installed = None if options.force else self._kept(plan, options)
             if installed is None:
                 version, digest = plan.manifest.version, plan.fetched.digest
@@ -221,7 +228,11 @@ class AgentInstaller:
                 extra=record.requested.get("with", ()),
                 on_progress=on_progress,
             )
-            self.store.complete_version(agent.directory, record._replace(**environment_fields(record, environment)))
+            files = relist_environment(
+                agent.directory, self.environments.config.venv_location, known_files(self.environments)
+            )
+            fields = {**environment_fields(record, environment), "environment_files": files}
+            self.store.complete_version(agent.directory, record._replace(**fields))
             self.store.forget_summary()
 
 

@@ -16,7 +16,8 @@ class LocatedAgent(NamedTuple):
     """An agent that can be run.
 
     `directory` is the real one, never a link that an upgrade may move; for an agent that is not installed `owner` is
-    empty and `record` None. `name` is the one in the store, which `--as` may have changed.
+    empty and `record` None. `name` is the one in the store, which `--as` may have changed. `wanted` is what stood
+    behind an `@`: the version is then not the current one, or not for being it.
     """
 
     directory: str
@@ -24,6 +25,7 @@ class LocatedAgent(NamedTuple):
     name: str
     manifest: AgentManifest
     record: InstallRecord | None
+    wanted: str = ""
 
     @property
     def label(self) -> str:
@@ -57,7 +59,7 @@ def locate(store: Store, agent: str, directory: str | None = None) -> LocatedAge
 
     Args:
         store: where names are looked up.
-        agent: `owner/name`, `name` or a path.
+        agent: `owner/name`, `name`, either with `@version` for one that is installed, or a path.
         directory: what a relative path is relative to; None: the working directory.
 
     Raises:
@@ -66,7 +68,11 @@ def locate(store: Store, agent: str, directory: str | None = None) -> LocatedAge
     """
     if is_path(agent):
         return locate_directory(os.path.join(directory or working_directory(), os.path.expanduser(agent)), store)
+    agent, at, wanted = agent.partition("@")
     owner, name = store.resolve(agent)
+    if at:
+        located = locate_directory(store.choose_version(owner, name, wanted).directory, store)
+        return located._replace(wanted=wanted)
     return locate_directory(store.current_version_dir(owner, name), store)
 
 

@@ -1,0 +1,84 @@
+"""What uv would put into an environment that is not made yet. Nothing is built, so nothing of a stranger's runs."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from agenthub.runtime.environments.dependencies import (
+    LOCK,
+    PROJECT,
+    REQUIREMENTS,
+    Dependencies,
+    normalised,
+)
+from agenthub.runtime.environments.tools import find_uv, run_tool, tool_environment, uv_config_options
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_WOULD_INSTALL = re.compile(r" \+ ([A-Za-z0-9][A-Za-z0-9._-]*)==([^\s()]+).*")
+_PATIENCE = 120.0  # seconds
+
+
+def preview(
+    agent_dir: str,
+    source: Dependencies,
+    python: str,
+    scratch: str,
+    *,
+    extra: Sequence[str] = (),
+    offline: bool = False,
+    on_progress: Callable[[str], None] | None = None,
+) -> list[tuple[str, str]] | None:
+    """Name and version of each package that would be installed, sorted; the agent's own project is not among them.
+
+    Args:
+        agent_dir: the agent's directory.
+        source: where its dependencies are declared.
+        python: the interpreter that the environment would be made from.
+        scratch: an existing empty directory of the caller's own.
+        extra: further requirements.
+        offline: use nothing but caches.
+        on_progress: called with each line of uv's output.
+
+    Returns:
+        list | None: None where that is known by building only, or cannot be known now.
+    """
+    common = [*uv_config_options(), *(["--offline"] if offline else [])]
+    requirements = [*source.requirements, *extra]
+    if any(requirement.lstrip().startswith("-") or "\n" in requirement for requirement in requirements):
+        return None  # installing will say what is wrong with it
+    found: dict[str, str] = {}
+    if source.kind == LOCK:
+        # fmt: off
+        command = ["sync", *common, "--dry-run", "--frozen", "--no-default-groups", "--no-install-project",
+                   "--no-build", "--project", agent_dir, "--python", python]
+        # fmt: on
+        known = _would_install(command, agent_dir, os.path.join(scratch, "environment"), on_progress)
+        if known is None:
+            return None
+        found.update(known)
+    files = ["--requirements", source.kind] if source.kind in (PROJECT, REQUIREMENTS) else []
+    wanted = [*files, *(["--", *requirements] if requirements else [])]
+    if wanted:
+        target = ["--target", os.path.join(scratch, "target"), "--python", python]
+        command = ["pip", "install", *common, "--dry-run", "--only-binary", ":all:", *target, *wanted]
+        known = _would_install(command, agent_dir, None, on_progress)
+        if known is None:
+            return None
+        found.update(known)
+    return sorted(found.items())
+
+
+def _would_install(
+    command: list[str], agent_dir: str, venv: str | None, on_progress: Callable[[str], None] | None
+) -> dict[str, str] | None:
+    finished = run_tool(
+        [find_uv(), *command], cwd=agent_dir, env=tool_environment(venv), on_line=on_progress, timeout=_PATIENCE
+    )
+    if finished.code:
+        return None
+    matches = filter(None, map(_WOULD_INSTALL.fullmatch, finished.lines))
+    return {normalised(match[1]): match[2] for match in matches}
