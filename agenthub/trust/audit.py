@@ -118,7 +118,7 @@ def audit_agents(
             )
         )
     place = database or str(settings["osv_url"])
-    size = f", {answer.entries:,} advisories" if answer.entries is not None else ""
+    size = f", {answer.entries:,} advisor{'y' if answer.entries == 1 else 'ies'}" if answer.entries is not None else ""
     newest = f", the newest of {answer.newest[:10]}" if answer.newest and answer.entries is not None else ""
     return AuditReport(tuple(agents), len(wanted), len(left_out), f"{place}{size}{newest}")
 
