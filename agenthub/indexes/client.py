@@ -32,6 +32,7 @@ class IndexClient:
         self._named_now = len(extra) + bool(settings["index"])
         self._sources: dict[str, IndexSource] = {}
         self._documents: dict[tuple[str, str], AgentDocument] = {}
+        self._found: dict[tuple[str, str], bytes] = {}
 
     def document(self, owner: str, name: str) -> AgentDocument:
         """What the index of `owner` says of one agent; asked once, however often it is wanted.
@@ -93,7 +94,7 @@ class IndexClient:
         path = document_path(owner, name)
         before = self.transport.cached(source, path)
         try:
-            data = self.transport.document(source, path, LARGEST_DOCUMENT)
+            data = self._found.get((source.url, path)) or self.transport.document(source, path, LARGEST_DOCUMENT)
         except NotPublishedError:
             raise self._gone(source, owner, name) from None
         document = parse_agent_document(data, f"{source.url}/{path}", owner, name)
@@ -137,8 +138,9 @@ class IndexClient:
         return (found or hosts)[0]
 
     def _has(self, source: IndexSource, owner: str, name: str) -> bool:
+        path = document_path(owner, name)
         try:
-            self.transport.document(source, document_path(owner, name), LARGEST_DOCUMENT, max_age=60.0)
+            self._found[source.url, path] = self.transport.document(source, path, LARGEST_DOCUMENT)
         except NotPublishedError:
             return False
         except InstallError as error:

@@ -14,7 +14,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util import Url, parse_url
 
 from agenthub import __version__
-from agenthub.errors import InvalidInputError, PermissionDeniedError
+from agenthub.errors import AgentRuntimeError, InvalidInputError, PermissionDeniedError
 from agenthub.indexes.configured import is_loopback
 from agenthub.packages.spec import redacted
 
@@ -37,13 +37,15 @@ class TransferError(Exception):
 
     Attributes:
         again: whether it may succeed when it is tried again.
+        hopeless: it may, but hardly will: nobody listens there.
         after: seconds that the server wants to be left alone; None: it does not say.
     """
 
-    def __init__(self, reason: str, *, again: bool = True, after: float | None = None) -> None:
+    def __init__(self, reason: str, *, again: bool = True, hopeless: bool = False, after: float | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.again = again
+        self.hopeless = hopeless
         self.after = after
 
 
@@ -79,8 +81,7 @@ class HttpClient:
                 if response.status not in _REDIRECTS or method != "GET":
                     if response.status in _TRY_AGAIN:
                         raise TransferError(f"the server answers {response.status}", after=_retry_after(response))
-                    with translated(self.timeout):
-                        yield response
+                    yield response
                     return
                 target = _redirected(url, response.headers.get("Location", ""))
             finally:
@@ -139,16 +140,18 @@ def translated(timeout: float) -> Iterator[None]:
     exceptions = urllib3.exceptions
     try:
         yield
+    except AgentRuntimeError:  # some of ours are OSErrors as well
+        raise
     except exceptions.SSLError as error:
         raise TransferError(f"its certificate is refused: {_cause(error)}", again=False) from error
     except exceptions.ProxyError as error:
         raise TransferError(f"the proxy fails: {_cause(error)}") from error
     except exceptions.NameResolutionError as error:
         raise TransferError("there is no such host, or no network") from error
+    except exceptions.NewConnectionError as error:
+        raise TransferError(_cause(error), hopeless=isinstance(error.__cause__, ConnectionRefusedError)) from error
     except (exceptions.ConnectTimeoutError, exceptions.ReadTimeoutError, _Stalled) as error:
         raise TransferError(f"no answer within {timeout:g} s") from error
-    except exceptions.NewConnectionError as error:
-        raise TransferError(_cause(error)) from error
     except (exceptions.IncompleteRead, exceptions.ProtocolError, OSError) as error:
         raise TransferError(f"the connection was cut: {_cause(error)}") from error
     except exceptions.DecodeError as error:

@@ -237,12 +237,13 @@ class Transport:
             try:
                 return attempt()
             except TransferError as error:
-                failed += 1
+                weight = 2 if error.hopeless else 1
+                failed += weight
                 if partial is not None and partial.have - had >= _PROGRESS:
-                    failed, had = 1, partial.have
+                    failed, had = 1, partial.have  # it gets on
                 if not error.again or failed >= ATTEMPTS:
                     raise _unreachable(source, path, error.reason, cached) from error
-                pause = _FIRST_PAUSE * 2 ** (failed - 1) * random.uniform(0.75, 1.25)  # noqa: S311 - not a secret
+                pause = _FIRST_PAUSE * 2 ** (failed // weight - 1) * random.uniform(0.75, 1.25)  # noqa: S311 - not a secret
                 time.sleep(max(pause, error.after or 0.0))
 
     # a directory -------------------------------------------------------------------------------------------------
