@@ -120,10 +120,13 @@ def _source_lines(info: dict[str, Any], home: str) -> list[str]:
         return _field("source", f"not installed · {info['path']}")
     source, size = info["source"], info["size"]
     origin = f"{source['kind']} {source['location']}".replace(home, "~")
+    if source.get("index"):
+        origin += f" of {source['index']}".replace(home, "~")
     if info["commit"]:
         origin += f" at {info['commit'][:12]}"
     facts = [origin, f"installed {info['installed_at'][:10]}"]
     lines = _field("source", " · ".join(facts)) + _field("digest", info["digest"][:19])
+    lines += _field("signed", _signed_text(info["provenance"]))
     facts = []
     if info["interpreter"]:
         facts.append(f"Python {info['interpreter']['version']}")
@@ -132,6 +135,17 @@ def _source_lines(info: dict[str, Any], home: str) -> list[str]:
     facts.append(f"{format_size(size['code'] + size['environment'])}")
     lines += _field("runs on", " · ".join(facts))
     return lines + _field("packages", ", ".join(f"{one['name']} {one['version']}" for one in info["dependencies"]))
+
+
+def _signed_text(provenance: dict[str, Any]) -> str:
+    """Who vouches for it; nothing for what comes from where nobody can."""
+    if provenance["signers"]:
+        names = [f"{one['key']} ({one['issuer']})" if one["issuer"] else one["key"] for one in provenance["signers"]]
+        first = ", trusted since its first use" if provenance["trust"] == "first use" else ""
+        return f"by {', '.join(names)}{first}"
+    if provenance["kind"] != "index":
+        return ""
+    return "no" if provenance["trust"] == "unsigned" else f"no: {provenance['trust']}"
 
 
 def permission_lines(info: dict[str, Any]) -> list[str]:

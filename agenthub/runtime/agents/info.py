@@ -30,10 +30,10 @@ def describe_agent(runtime: AgentRuntime, agent: LocatedAgent) -> dict[str, Any]
 
     Returns:
         dict: identity (`name version owner description author license tags`), `methods` (each with `parameters`,
-        `returns`, `timeout` in seconds and `example`, a command line), `source`, `commit`, `digest`, `installed_at`,
-        `interpreter`, `dependencies`, `size` (bytes of `code` and `environment`), `limits`, `permissions` (see
-        `permission_words`), `isolation` (what holds a run here), `cold` (why it cannot be kept loaded, or None),
-        `variables` (each with `set`), `path`.
+        `returns`, `timeout` in seconds and `example`, a command line), `source`, `commit`, `digest`, `provenance` (see
+        there), `installed_at`, `interpreter`, `dependencies`, `size` (bytes of `code` and `environment`), `limits`,
+        `permissions` (see `permission_words`), `isolation` (what holds a run here), `cold` (why it cannot be kept
+        loaded, or None), `variables` (each with `set`), `path`.
     """
     from agenthub.runtime.runs.documents import manifest_document
     from agenthub.runtime.workers.control import why_cold
@@ -62,12 +62,32 @@ def describe_agent(runtime: AgentRuntime, agent: LocatedAgent) -> dict[str, Any]
             source=record.source,
             commit=record.source.get("commit"),
             digest=record.digest,
+            provenance=provenance(record.source),
             installed_at=record.installed_at,
             interpreter=record.interpreter,
             dependencies=record.dependencies,
             size=record.size,
         )
     return info
+
+
+def provenance(source: dict[str, Any]) -> dict[str, Any]:
+    """Where an installed agent came from, and who vouches for it.
+
+    Returns:
+        dict: `kind`, `location`, `index`, `version` and `archive_digest` (of an index's release), `commit`; `trust`:
+        `"signed"`, `"first use"`, `"unsigned"`, `"accepted by you"` or `"not checked"`; `signers`, each with `kind`
+        (`"ssh"`, `"sigstore"`), `key` (a fingerprint, or an identity) and `issuer`; `attested`, whether a transparency
+        log has it.
+    """
+    signers = [
+        {key: str(one.get(key, "")) for key in ("kind", "key", "issuer")}
+        for one in source.get("signatures") or ()
+        if isinstance(one, dict)
+    ]
+    known = {key: source.get(key) for key in ("kind", "location", "index", "version", "archive_digest", "commit")}
+    attested = any(signer["kind"] == "sigstore" for signer in signers)
+    return {**known, "trust": source.get("trust") or "unsigned", "signers": signers, "attested": attested}
 
 
 def _method(agent: LocatedAgent, method: Method, document: dict[str, Any]) -> dict[str, Any]:
