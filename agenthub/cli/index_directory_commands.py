@@ -33,7 +33,8 @@ def index_build(arguments: argparse.Namespace, output: Output) -> int:
         output.warning(printable(f"lost: {line}"))
     if arguments.json:
         output.json(built._asdict())
-    output.note(f"✓ {built.agents} agents, {built.releases} releases; {len(built.changed)} documents changed")
+    changed = _counted(len(built.changed), "document")
+    output.note(f"✓ {_counted(built.agents, 'agent')}, {_counted(built.releases, 'release')}; {changed} changed")
     return 0
 
 
@@ -61,9 +62,9 @@ def index_verify(arguments: argparse.Namespace, output: Output) -> int:
             output.page(f"{output.style(severity, style)}: {printable(path)}: {printable(message)}")
     if not found.valid:
         wrong = sum(problem.severity == "error" for problem in found.problems)
-        output.note(f"{arguments.directory} has {wrong} error{'s' if wrong > 1 else ''}")
+        output.note(f"{arguments.directory} has {_counted(wrong, 'error')}")
         return 1
-    output.note(f"✓ {found.agents} agents, {found.releases} releases")
+    output.note(f"✓ {_counted(found.agents, 'agent')}, {_counted(found.releases, 'release')}")
     return 0
 
 
@@ -128,6 +129,10 @@ def _listening(arguments: argparse.Namespace, index: IndexDirectory, serving: Se
             f"cannot listen on {arguments.host}:{arguments.port}: {reason}",
             suggestion="--port 0 takes one that is free",
         ) from None
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _existing(directory: str) -> IndexDirectory:

@@ -78,7 +78,12 @@ def publish(arguments: argparse.Namespace, output: Output) -> int:
     with prepared(arguments.path, _rules(arguments)) as ready, output.progress(f"publishing to {source.name}"):
         label = f"{owner}/{ready.found.name} {ready.found.version}"
         report: dict[str, object] = {"owner": owner, "name": ready.found.name, "version": ready.found.version}
-        report |= {"index": source.url, "digest": ready.found.digest, "size": ready.found.size, "dry_run": arguments.dry_run}
+        report |= {
+            "index": source.url,
+            "digest": ready.found.digest,
+            "size": ready.found.size,
+            "dry_run": arguments.dry_run,
+        }
         if arguments.dry_run:
             if arguments.json:
                 output.json({**report, "changed": False})

@@ -70,16 +70,14 @@ class Summary(NamedTuple):
 
 @contextmanager
 def writing(path: str) -> Iterator[None]:
-    """Turns an `OSError` inside into an `InstallError` such as "cannot write the index PATH: Read-only file system"."""
+    """Turns an `OSError` inside into an `InstallError` such as "cannot write PATH: Read-only file system"."""
     try:
         yield
     except OSError as error:
         if isinstance(error, AgentRuntimeError):  # some of ours are OSErrors as well
             raise
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise InstallError(
-            f"cannot write the index {path}: {reason}", suggestion=_WAYS_OUT.get(error.errno or 0)
-        ) from error
+        raise InstallError(f"cannot write {path}: {reason}", suggestion=_WAYS_OUT.get(error.errno or 0)) from error
 
 
 class IndexDirectory:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from agenthub.errors import AgentNotFoundError, InstallError, PermissionDeniedError, nearest
+from agenthub.errors import AgentNotFoundError, AgentRuntimeError, InstallError, PermissionDeniedError, nearest
 from agenthub.indexes.directory import IndexDirectory, writing
 from agenthub.indexes.documents import AgentDocument, Release, Signature
 from agenthub.indexes.inspection import Inspected, inspect_archive, release_of
@@ -44,6 +44,7 @@ class Publication(NamedTuple):
         name: the name it must have, and `version`; None: whatever its manifest says.
         digest: `"sha256:…"` that it must have; None: whatever it has.
         limits: caps on what it unpacks to.
+        shown: what messages call the archive; None: its path.
     """
 
     archive: str
@@ -55,6 +56,7 @@ class Publication(NamedTuple):
     version: str | None = None
     digest: str | None = None
     limits: Limits = LIMITS
+    shown: str | None = None
 
 
 class Published(NamedTuple):
@@ -83,7 +85,7 @@ def publish(index: IndexDirectory, publication: Publication, waiting: Callable[[
     with index.scratch() as scratch:
         archive = os.path.join(scratch, "archive")
         _copy(publication.archive, archive, index)
-        found = inspect_archive(archive, scratch, publication.limits)
+        found = _inspected(publication, archive, scratch)
         _check_wanted(publication, found)
         with index.changing(waiting) as change:
             document = index.document(owner, found.name)
@@ -199,6 +201,15 @@ def _highest(document: AgentDocument | None) -> Version | None:
 
 def _by_accident(reason: str) -> PermissionDeniedError:
     return PermissionDeniedError(f"not published: {reason}", suggestion="if that is what you want: --force")
+
+
+def _inspected(publication: Publication, copy: str, scratch: str) -> Inspected:
+    try:
+        return inspect_archive(copy, scratch, publication.limits)
+    except AgentRuntimeError as error:  # which is to name the archive, and not our copy of it
+        shown = publication.shown or publication.archive
+        error.message = error.message.replace(os.path.join(scratch, "inspected"), shown).replace(copy, shown)
+        raise
 
 
 def _check_wanted(publication: Publication, found: Inspected) -> None:

@@ -223,6 +223,7 @@ class IndexRequest(BaseHTTPRequestHandler):
         try:
             code, document = receive(self, place, publisher)
         except AgentRuntimeError as error:
+            error.message = error.message.replace(self.server.index.root, "this index")
             return self.refuse_upload(status_of(error), error.message, error)
         return self.answer_json(code, document)
 

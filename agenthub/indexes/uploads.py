@@ -10,7 +10,7 @@ import os
 import time
 from typing import Any
 
-from agenthub.errors import InvalidInputError
+from agenthub.errors import AgentRuntimeError
 from agenthub.indexes.directory import writing
 from agenthub.indexes.documents import is_version, release_to_json
 from agenthub.indexes.inspection import archive_place
@@ -31,12 +31,17 @@ _SLOWEST = 16 * 1024  # bytes a second
 _EXPANSION = 8  # an archive of others may be compressed; ours are not
 
 
-class _Refused(InvalidInputError):
+class _Refused(AgentRuntimeError):
     """An upload that is not taken, with the status that says why."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.http_status = status
+
+    @property
+    def error_type(self) -> str:
+        """What it is to the publisher."""
+        return "PermissionDeniedError" if self.http_status == 403 else "InstallError"
 
 
 def receive_release(request: IndexRequest, place: str, publisher: Publisher) -> tuple[int, dict[str, Any]]:
@@ -65,6 +70,7 @@ def receive_release(request: IndexRequest, place: str, publisher: Publisher) -> 
                 name=name,
                 version=version,
                 limits=limits,
+                shown="the archive",
             ),
         )
     said = {"version": done.release.version, "latest": done.latest, "changed": done.changed}
