@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 from contextlib import contextmanager, suppress
 
+from agenthub.errors import InterruptedError
 from agenthub.interrupts import deferred_interrupts
 
 TYPE_CHECKING = False
@@ -17,6 +19,29 @@ if TYPE_CHECKING:
 # A second process notices our end as the end of its input. A signal of the kernel's own (PR_SET_PDEATHSIG) would
 # reach the tool alone and not what it started, and asking for it between fork and exec may deadlock beside threads.
 _GUARD = 'read -r group; read -r _; [ -z "$group" ] || kill -9 "-$group"'
+
+
+_stopping = threading.Event()
+
+
+@contextmanager
+def stop_tools() -> Iterator[None]:
+    """While the context lasts, whoever waits for a tool in another thread ends it, and has an InterruptedError."""
+    _stopping.set()
+    try:
+        yield
+    finally:
+        _stopping.clear()
+
+
+def check_stopping() -> None:
+    """For those who wait, to be called a few times a second.
+
+    Raises:
+        InterruptedError: tools are to end.
+    """
+    if _stopping.is_set():
+        raise InterruptedError("interrupted")
 
 
 @contextmanager

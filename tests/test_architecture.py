@@ -31,6 +31,7 @@ LAYERS = [
     {"workers": ["runtime.workers"]},
     {"facades": ["runtime.agent_runtime", "runtime.agents"]},
     {"batches": ["runtime.batches"]},
+    {"projects": ["projects"]},
     {"faces": ["agent", "testing", ""]},
     {"cli": ["cli", "__main__"]},
 ]

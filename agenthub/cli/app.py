@@ -42,6 +42,10 @@ COMMANDS = {
     "use": Command("version", "make another version of an agent the current one"),
     "pin": Command("version", "have upgrades leave agents alone"),
     "unpin": Command("version", "let upgrades have agents again"),
+    "add": Command("project", "add agents to the project that this directory is"),
+    "remove": Command("project", "take agents from the project"),
+    "lock": Command("project", "fix the project's agents, their packages and hashes in agents.lock"),
+    "sync": Command("project", "make this machine as agents.lock says"),
     "init": Command("author", "write a small agent to start from"),
     "validate": Command("author", "check an agent's manifest, code and environment"),
     "pack": Command("publish", "make one archive of an agent, the same bytes everywhere"),
@@ -68,7 +72,7 @@ COMMANDS = {
     "completion": Command("completion", "print a shell's completion script"),
     "complete": Command("completion", ""),
 }
-ALIASES = {"ls": "list", "update": "upgrade", "rm": "uninstall", "remove": "uninstall"}
+ALIASES = {"ls": "list", "update": "upgrade", "rm": "uninstall"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

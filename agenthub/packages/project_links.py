@@ -47,6 +47,23 @@ def find_project(directory: str | None = None) -> str | None:
     return here
 
 
+def require_project() -> str:
+    """The directory of the project that the working directory is in.
+
+    Raises:
+        AgentNotFoundError: it is in none.
+    """
+    found = find_project()
+    if found is None:
+        from agenthub.errors import AgentNotFoundError
+
+        raise AgentNotFoundError(
+            f"there is no {PROJECT_FILE} here or above",
+            suggestion="agenthub add SPEC makes one; for you alone, without a project: agenthub install and uninstall",
+        )
+    return found
+
+
 def project_home(paths: Paths, project: str) -> str:
     """Where a project's links and its stamp are kept; `project` is its real path. Made by nobody but `sync`."""
     name = project.replace(os.sep, "+")

@@ -217,12 +217,12 @@ class Store:
         return changes.agent_lock(self.paths, owner, name, waiting)
 
     def prepare_version(
-        self, owner: str, name: str, version: str, digest: str, tree: str
+        self, owner: str, name: str, version: str, digest: str, tree: str, *, link: str | None = None
     ) -> AbstractContextManager[str]:
         """Moves a fetched tree to its final place, under the agent's lock; removed unless it is activated inside."""
         from agenthub.packages import changes
 
-        return changes.prepare_version(self.paths, owner, name, version, digest, tree)
+        return changes.prepare_version(self.paths, owner, name, version, digest, tree, link=link)
 
     @staticmethod
     def complete_version(version_dir: str, record: InstallRecord) -> None:
@@ -231,11 +231,11 @@ class Store:
 
         changes.complete_version(version_dir, record)
 
-    def activate(self, version_dir: str) -> None:
-        """Makes a complete version the current one, in one step, under the agent's lock."""
+    def activate(self, version_dir: str, link: str | None = None) -> None:
+        """Makes a complete version what a link (None: the user's) names, in one step, under the agent's lock."""
         from agenthub.packages import changes
 
-        changes.activate(self.paths, version_dir)
+        changes.activate(self.paths, version_dir, link)
 
     def forget_summary(self) -> None:
         """After a record was rewritten in its place, which the summary of all agents does not notice."""

@@ -47,6 +47,8 @@ def installed_versions(paths: Paths, owner: str, name: str) -> list[InstalledVer
             record = read_record(directory)
         except StoreError:
             continue
+        if record.locked and directory != current:
+            continue  # a project's
         found.append(InstalledVersion(directory, record, directory == current))
     return found
 

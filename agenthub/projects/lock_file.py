@@ -11,7 +11,8 @@ from agenthub.errors import EnvironmentError, InvalidInputError
 from agenthub.packages.names import is_name
 from agenthub.packages.project_links import LOCK_FILE
 from agenthub.projects.conflicts import refuse_conflicts
-from agenthub.projects.project_file import Wanted, read_bytes
+from agenthub.projects.files import read_bytes
+from agenthub.projects.project_file import Wanted
 from agenthub.runtime.environments.pins import Pin, format_pins, parse_pins
 
 TYPE_CHECKING = False
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 SCHEMA_VERSION = 1
-LARGEST = 128 * 1024 * 1024
 _HEAD = "# Made by `agenthub lock` from agents.toml. Commit it, and leave the editing to agenthub.\n"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
@@ -83,7 +83,7 @@ def read_lock(directory: str) -> Lock | None:
         InvalidInputError: it is damaged, has merge conflicts, or a newer agenthub wrote it.
     """
     path = os.path.join(directory, LOCK_FILE)
-    data = read_bytes(path, LARGEST)
+    data = read_bytes(path)
     return parse_lock(data, path) if data else None
 
 

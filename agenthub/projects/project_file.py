@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from agenthub.errors import AgentNotFoundError, AgentRuntimeError, InvalidInputError
 from agenthub.packages.names import is_name
-from agenthub.packages.project_links import PROJECT_FILE, find_project
+from agenthub.packages.project_links import PROJECT_FILE
 from agenthub.packages.spec import Spec, parse_spec, redacted
 from agenthub.projects.conflicts import refuse_conflicts
+from agenthub.projects.files import read_bytes
 
-_LARGEST = 4 * 1024 * 1024
 _KEYS = {
     "path": {"path"},
     "git": {"git", "ref", "subdirectory"},
@@ -28,13 +28,13 @@ class Wanted(NamedTuple):
         name: the same.
         source: what is asked for, as it stands in a lock too: `{"version": range}`, `{"path": …}` relative to the
             project, or `{"git": …}` with `ref` and `subdirectory` where they are given.
-        index: the index to take it from, for `version`; None: as the owner's agents always are.
+        at: the index to take it from, for `version`; None: the one that the owner belongs to.
     """
 
     owner: str
     name: str
     source: dict[str, str]
-    index: str | None = None
+    at: str | None = None
 
     @property
     def label(self) -> str:
@@ -54,37 +54,9 @@ class Project(NamedTuple):
         return os.path.join(self.directory, PROJECT_FILE)
 
 
-def require_project() -> str:
-    """The directory of the project that the working directory is in.
-
-    Raises:
-        AgentNotFoundError: it is in none.
-    """
-    found = find_project()
-    if found is None:
-        raise AgentNotFoundError(
-            f"there is no {PROJECT_FILE} here or above",
-            suggestion="agenthub add SPEC makes one; agenthub install SPEC installs for you, without a project",
-        )
-    return found
-
-
-def read_bytes(path: str, largest: int = _LARGEST) -> bytes:
-    """A file of a project; b"" where there is none.
-
-    Raises:
-        InvalidInputError: it cannot be read, or is larger than any such file.
-    """
-    try:
-        with open(path, "rb") as file:
-            data = file.read(largest + 1)
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        raise InvalidInputError(f"cannot read {path}: {error.strerror}") from None
-    if len(data) > largest:
-        raise InvalidInputError(f"{path} is larger than {largest // 1024**2} MB")
-    return data
+def read_project(directory: str) -> Project:
+    """The project in `directory`; raises as `parse_project` does."""
+    return parse_project(directory, read_bytes(os.path.join(directory, PROJECT_FILE)))
 
 
 def parse_project(directory: str, data: bytes) -> Project:

@@ -9,7 +9,7 @@ import time
 from typing import NamedTuple
 
 from agenthub.errors import AgentRuntimeError, EnvironmentError
-from agenthub.lifeline import running_tool
+from agenthub.lifeline import check_stopping, running_tool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -180,6 +180,7 @@ def _collect(
         selector.register(process.stdout, selectors.EVENT_READ)
         end_of_output = False
         while True:
+            check_stopping()
             ended = _has_ended(process.pid)
             if not end_of_output and (ended or selector.select(_POLL)):
                 chunk = _read(process.stdout)
