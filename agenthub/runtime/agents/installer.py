@@ -170,6 +170,8 @@ class AgentInstaller:
         assert current is not None
         directory = self.store.current_version_dir(plan.owner, plan.name)
         if _is_newer_source(plan):
+            if plan.fetched.accepted is not None:
+                plan.fetched.accepted()
             current = current._replace(source=plan.fetched.source)
             self.store.complete_version(directory, current)
             self.store.forget_summary()
