@@ -115,6 +115,30 @@ def check_release(
     return checks.first()
 
 
+def check_unsigned(settings: Settings, owner: str, label: str, digest: str) -> None:
+    """Refuses what comes from where nobody can sign, of an owner who signs.
+
+    Args:
+        settings: of the command.
+        owner: whose agent it is.
+        label: what messages call it.
+        digest: `"sha256:…"` of its content.
+
+    Raises:
+        PermissionDeniedError: a key of the owner's is known, or is demanded; names the command that accepts it.
+    """
+    known = trusted_of(settings.paths, owner)
+    if any(entry.covers(ARCHIVE, digest) for entry in known):
+        return
+    signers = [entry for entry in known if entry.kind != ARCHIVE]
+    if signers or settings["signatures"] == KNOWN:
+        raise PermissionDeniedError(
+            f"{label} is not signed, and " + (f"{owner}'s releases are" if signers else "signatures=known demands it"),
+            details=[_before(entry) for entry in signers[-1:]],
+            suggestion=f"to take just this content all the same: agenthub trust {owner} {digest}",
+        )
+
+
 def remember(paths: Paths, owner: str, provenance: Provenance) -> None:
     """Trusts the key of an owner's first signed release, now that it is being installed.
 
@@ -156,16 +180,16 @@ class _Checks:
             raise failures[0]
         others = found or self._verified(_usable() - kinds)[0]
         owner = self._statement.owner
-        before = [f"before: {entry.label} (since {entry.since[:10]}, by {entry.by})" for entry in known]
+        before = _before(known[-1])
         if others:
             raise PermissionDeniedError(
                 f"{self.label} is signed by another key than {owner}'s releases were",
-                details=[before[-1], f"now:    {others[0].label}"],
+                details=[before, f"now:    {others[0].label}"],
                 suggestion=f"if {owner} confirms the new one: {_accepting(owner, others[0])}",
             )
         raise PermissionDeniedError(
             f"{self.label} is not signed, and {owner}'s releases are",
-            details=[before[-1]],
+            details=[before],
             suggestion=f"to take this one archive all the same: agenthub trust {owner} {self._statement.digest}",
         )
 
@@ -232,6 +256,10 @@ def _usable() -> set[str]:
     from importlib.util import find_spec
 
     return {SSH} if find_spec("sigstore") is None else {SSH, SIGSTORE}
+
+
+def _before(entry: Trusted) -> str:
+    return f"before: {entry.label} (since {entry.since[:10]}, by {entry.by})"
 
 
 def _accepting(owner: str, signer: Signer) -> str:

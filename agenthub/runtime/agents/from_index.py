@@ -44,7 +44,7 @@ def _fetch(
     try:
         source = client.source(owner, name)
         if source.kind == "git":
-            return _from_git(spec, source, target, on_progress, client)
+            return _from_git(spec, source, target, on_progress, client, settings)
         release, notes = client.choose(owner, name, spec.ref)
     except AgentNotFoundError as error:
         place = spec.text.partition("@")[0]
@@ -131,12 +131,20 @@ def _check_content(release: Release, source: IndexSource, digest: str, tree: str
 
 
 def _from_git(
-    spec: Spec, source: IndexSource, target: str, on_progress: Callable[[str], None] | None, client: IndexClient
+    spec: Spec,
+    source: IndexSource,
+    target: str,
+    on_progress: Callable[[str], None] | None,
+    client: IndexClient,
+    settings: Settings,
 ) -> Fetched:
     """From a git host that is mapped: a version is a tag, `v1.2` or `1.2`; else the ref may be a branch."""
+    from agenthub.trust.releases import check_unsigned
+
     owner, _, name = spec.location.partition("/")
     git = git_spec(source, owner, name, spec.ref)
     fetched = fetch(git, target, on_progress)
+    check_unsigned(settings, owner, f"{owner}/{name} of {source.name}", fetched.digest)
     client.owners.note(owner, source, name, 0, source.url)
     record = {
         **fetched.source,
