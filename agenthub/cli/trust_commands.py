@@ -23,17 +23,19 @@ _TRUST_HELP = """\
 agenthub trust OWNER KEY        trust a key for an owner's releases, besides those trusted already
 agenthub trust list [OWNER]     show what is trusted
 agenthub trust remove OWNER [KEY]   forget a key, or all of an owner's
+agenthub trust statement OWNER ARCHIVE   print what a signature of an archive has to be of, for other signers
 
 KEY is a public key (ssh-ed25519 AAAA…), a file with one, the fingerprint of one (SHA256:…), or sha256:… of one
-archive that is to be taken without a signature. An owner who is called list or remove: agenthub trust add OWNER KEY.
+archive that is to be taken without a signature. Of an owner whose name is one of these words: agenthub trust add
+OWNER KEY.
 """
-_ACTIONS = ("add", "list", "remove")
+_ACTIONS = ("add", "list", "remove", "statement")
 _LARGEST_KEY_FILE = 64 * 1024
 _SHOWN = 50
 
 
 def configure_trust(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "agenthub trust OWNER KEY | list [OWNER] | remove OWNER [KEY]"
+    parser.usage = "agenthub trust OWNER KEY | list [OWNER] | remove OWNER [KEY] | statement OWNER ARCHIVE"
     parser.epilog = _TRUST_HELP
     parser.add_argument("words", nargs="*", metavar="OWNER KEY", help="see below")
     parser.add_argument("--identity", help="of Sigstore, in place of KEY: an e-mail address, or a workflow's address")
@@ -51,6 +53,8 @@ def trust(arguments: argparse.Namespace, output: Output) -> int:
         raise InvalidInputError(f"trust {action} needs an OWNER", suggestion="see: agenthub trust --help")
     if action == "remove":
         return _distrust(rest[0], " ".join(rest[1:]) or None, output)
+    if action == "statement":
+        return _statement(rest, output)
     return _trust(rest[0], rest[1:], arguments, output)
 
 
@@ -129,6 +133,20 @@ def _distrust(owner: str, key: str | None, output: Output) -> int:
 
     for entry in distrust(Settings().paths, owner, key):
         output.note(f"✓ {owner}: {entry.label} is not trusted any more")
+    return 0
+
+
+def _statement(words: list[str], output: Output) -> int:
+    import tempfile
+
+    from agenthub.indexes.inspection import unpack_release
+    from agenthub.trust.statements import Statement
+
+    if len(words) != 2:
+        raise InvalidInputError("trust statement needs OWNER and ARCHIVE")
+    with tempfile.TemporaryDirectory(prefix="agenthub-") as scratch:
+        found = unpack_release(words[1], os.path.join(scratch, "tree"))
+    output.result_bytes(Statement(words[0], found.name, found.version, found.digest, found.tree_digest).text())
     return 0
 
 
