@@ -173,7 +173,7 @@ def test_the_manifest_has_to_be_in_it(agent, tmp_path):
         packed(agent)
     assert "!agent.yaml" in caught.value.suggestion
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InvalidManifestError, match="no agent.yaml"):
+    with pytest.raises(InvalidManifestError, match=r"no agent\.yaml"):
         packed(tmp_path / "empty")
     with pytest.raises(AgentNotFoundError):
         packed(tmp_path / "nowhere")
@@ -219,8 +219,10 @@ def test_secrets_are_refused_by_what_they_are(agent, secret):
 
 @pytest.mark.parametrize(
     "name",
-    [".env", ".env.local", "deploy/.env.production", "id_rsa", "id_ed25519", ".netrc", ".pypirc", ".git-credentials"]
-    + [".aws/credentials", "certificate.p12", "vault.kdbx", ".ssh/config", ".envrc"],
+    [
+        *(".env", ".env.local", "deploy/.env.production", "id_rsa", "id_ed25519", ".netrc", ".pypirc"),
+        *(".git-credentials", ".aws/credentials", "certificate.p12", "vault.kdbx", ".ssh/config", ".envrc"),
+    ],
 )
 def test_secrets_are_refused_by_their_names(agent, name):
     put(agent, name)
