@@ -6,7 +6,6 @@ name=value` says a parameter without doubt.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from types import SimpleNamespace
@@ -15,6 +14,7 @@ from agenthub.cli.plain_words import read_plain
 from agenthub.config import MB, SANDBOX_LEVELS, format_size
 from agenthub.errors import InvalidInputError, nearest
 from agenthub.manifest.inputs import convert_text
+from agenthub.quick_json import loads
 from agenthub.runtime.runs.permissions import ANY, KINDS, Changes, check_item
 from agenthub.values import NamedTuple
 
@@ -249,7 +249,7 @@ def _document(word: str, limit: int) -> dict[str, Any]:
             suggestion="write --name value, -i name=value, a JSON object, or - for JSON on stdin",
         )
     try:
-        value = json.loads(text)
+        value = loads(text)
     except ValueError as error:
         raise InvalidInputError(f"{where} is not valid JSON: {error}") from None
     except RecursionError:

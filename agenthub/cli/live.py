@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from agenthub.quick_json import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Live:
             self._output.stream(value)
         else:
             self._output.end_stream()
-            self._output.stream(json.dumps(value, ensure_ascii=False) + "\n")
+            self._output.stream(dumps(value, ensure_ascii=False) + "\n")
 
     def _event(self, kind: str, **fields: Any) -> None:
-        self._output.stream(json.dumps({"event": kind, **fields}, ensure_ascii=False) + "\n")
+        self._output.stream(dumps({"event": kind, **fields}, ensure_ascii=False) + "\n")

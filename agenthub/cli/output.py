@@ -6,14 +6,14 @@ Plain when piped; colour, spinner and questions only on a terminal.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import re
 import sys
 import threading
 
+from agenthub.bare import signal
 from agenthub.cli.progress import Progress
 from agenthub.errors import InvalidInputError, PermissionDeniedError
+from agenthub.quick_json import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 
 # What could move the cursor, recolour or retitle a terminal; agents' text is not trusted with it.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\U000e0001-\U000e007f]")
+_CONTROL = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\U000e0001-\U000e007f]"
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 
 
@@ -89,7 +89,7 @@ class Output:
         """Prints one JSON document; mappings get the schema's version."""
         if isinstance(document, dict):
             document = {"schema_version": SCHEMA_VERSION, **document}
-        self.result(json.dumps(document, ensure_ascii=False, sort_keys=True))
+        self.result(dumps(document, ensure_ascii=False, sort_keys=True))
 
     @property
     def to_terminal(self) -> bool:
@@ -185,8 +185,6 @@ class Output:
     @contextlib.contextmanager
     def termination_as_interrupt(self) -> Iterator[None]:
         """SIGTERM and SIGHUP unwind as Ctrl-C does, so that nothing half-made is left behind."""
-        import signal
-
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -210,7 +208,11 @@ class Output:
 
 def printable(text: str) -> str:
     """`text` without what could act on a terminal."""
-    return _CONTROL.sub("\ufffd", text)
+    if text.isprintable():
+        return text
+    import re
+
+    return re.sub(_CONTROL, "\ufffd", text)
 
 
 def printable_values(value: Any) -> Any:

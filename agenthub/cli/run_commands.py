@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import signal
 import sys
 import threading
 
+from agenthub.bare import signal
 from agenthub.cli.call_words import CallWords, add_run_options, parse_inputs, permission_changes, read_env_files, split
 from agenthub.cli.live import Live
 from agenthub.cli.output import discard_stdout, printable_values
 from agenthub.config import Settings
 from agenthub.errors import AgentRuntimeError, InvalidInputError, error_class
+from agenthub.quick_json import dumps
 from agenthub.runtime.agent_runtime import AgentRuntime, find_method
 from agenthub.runtime.processes.cancellation import Cancellation
 from agenthub.runtime.runs.documents import refusal_envelope
@@ -63,7 +63,7 @@ def run(words: list[str], output: Output) -> int:
     except AgentRuntimeError as error:
         if output.as_json:
             output.as_json = False
-            output.result(json.dumps(refusal_envelope(error, agent, call.agent, call.method), ensure_ascii=False))
+            output.result(dumps(refusal_envelope(error, agent, call.agent, call.method), ensure_ascii=False))
         raise
 
 
@@ -176,7 +176,7 @@ def explain(plan: RunPlan, output: Output) -> int:
 
     explained = explain_plan(plan)
     if output.as_json:
-        output.result(json.dumps(explained, ensure_ascii=False))
+        output.result(dumps(explained, ensure_ascii=False))
         output.as_json = False
     else:
         output.page("\n".join(render_explanation(printable_values(explained), output)))
@@ -211,7 +211,7 @@ def _print_envelope(envelope: dict[str, Any], output: Output, logged: bool) -> i
     for text in envelope.get("warnings", ()):
         output.warning(text)
     if output.as_json:
-        output.result(json.dumps(envelope, ensure_ascii=False))
+        output.result(dumps(envelope, ensure_ascii=False))
         output.as_json = False
     elif "error" not in envelope and "chunks" not in envelope:  # those were printed as they came
         print_result(envelope["result"], output)
@@ -239,7 +239,7 @@ def print_result(result: Any, output: Output) -> None:
     elif isinstance(result, str):
         output.result(result)
     else:
-        output.result(json.dumps(result, ensure_ascii=False))
+        output.result(dumps(result, ensure_ascii=False))
 
 
 def _saved(name: str, data: bytes) -> str:

@@ -6,12 +6,12 @@ file. `read_manifest` reads and checks the YAML.
 
 from __future__ import annotations
 
-import json
 import os
 
 from agenthub.config import RECORD
 from agenthub.errors import AgentNotFoundError
 from agenthub.manifest.model import AgentManifest, Entrypoint, Method, Parameter, Variable
+from agenthub.quick_json import loads
 
 __all__ = [
     "MANIFEST_NAMES",
@@ -36,7 +36,7 @@ def load_manifest(directory: str) -> AgentManifest:
     """
     try:
         with open(os.path.join(directory, RECORD), encoding="utf-8") as file:
-            compiled = json.load(file)["manifest"]
+            compiled = loads(file.read())["manifest"]
     except (OSError, ValueError, KeyError):
         return read_manifest(directory)
     return AgentManifest.from_compiled(compiled)

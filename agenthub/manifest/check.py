@@ -6,8 +6,6 @@ are not in `KEYWORDS` are not checked, and `agenthub validate` says so.
 
 from __future__ import annotations
 
-import re
-
 from agenthub.values import NamedTuple
 
 TYPE_CHECKING = False
@@ -172,7 +170,7 @@ KEYWORDS: dict[str, Callable[..., Iterator[Violation]]] = {
     "multipleOf": _fails(lambda value, limit: value % limit != 0, _NUMBERS, "{value} is not a multiple of {limit}"),
     "minLength": _fails(lambda value, limit: len(value) < limit, (str,), "{value} is shorter than {limit} characters"),
     "maxLength": _fails(lambda value, limit: len(value) > limit, (str,), "it has {size} characters, more than {limit}"),
-    "pattern": _fails(lambda value, limit: not re.search(limit, value), (str,), "{value} does not match {limit}"),
+    "pattern": _fails(lambda value, limit: not _found(limit, value), (str,), "{value} does not match {limit}"),
     "minItems": _fails(lambda value, limit: len(value) < limit, (list,), "it has {size} items, fewer than {limit}"),
     "maxItems": _fails(lambda value, limit: len(value) > limit, (list,), "it has {size} items, more than {limit}"),
     "uniqueItems": _unique,
@@ -221,7 +219,15 @@ def _inner_schemas(keyword: str, value: Any) -> Iterator[tuple[Path, Any]]:
             yield (position,), choice
 
 
+def _found(pattern: str, text: str) -> bool:
+    import re
+
+    return re.search(pattern, text) is not None
+
+
 def _pattern_problems(pattern: str, path: Path) -> Iterator[Violation]:
+    import re
+
     try:
         re.compile(pattern)
     except re.error as error:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 
 from agenthub.config import parse_flag
 from agenthub.errors import InvalidInputError, nearest
 from agenthub.manifest.check import describe, violations
+from agenthub.quick_json import loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from agenthub.manifest.model import Method, Parameter
 
 # Existing agents declare paths as plain strings; these names say that one is meant.
-_PATH_NAME = re.compile(r"(^|_)(path|file|filename|filepath|dir|directory|folder)$", re.IGNORECASE)
+_PATH_WORDS = ("path", "file", "filename", "filepath", "dir", "directory", "folder")
 
 
 def check_inputs(method: Method, given: Mapping[str, Any], directory: str) -> dict[str, Any]:
@@ -92,7 +91,7 @@ def names_path(parameter: Parameter) -> bool:
     """Whether the values of a parameter are paths: it is declared as one, or is text and called so."""
     if parameter.kind != "value":
         return True
-    return parameter.schema["type"] == "string" and _PATH_NAME.search(parameter.name) is not None
+    return parameter.schema["type"] == "string" and parameter.name.lower().rpartition("_")[2] in _PATH_WORDS
 
 
 def _checked_path(method: Method, parameter: Parameter, value: str, directory: str) -> str:
@@ -169,12 +168,13 @@ def _number(text: str) -> float:
     number = float(text)
     if number != number or abs(number) == float("inf"):
         raise ValueError(text)
-    return int(text) if re.fullmatch(r"[+-]?\d{1,300}", text) else number
+    digits = text[1:] if text.startswith(("+", "-")) else text
+    return int(text) if digits.isdecimal() and len(digits) <= 300 else number
 
 
 def _structure(kind: type) -> Any:
     def convert(text: str) -> Any:
-        value = json.loads(text)
+        value = loads(text)
         if not isinstance(value, kind):
             raise ValueError(text)
         return value

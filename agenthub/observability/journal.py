@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
+
+from agenthub.quick_json import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Journal:
             OSError: it cannot be written.
         """
         # A line that was cut short, by a full disk or a kill, is ended by the next one's line feed.
-        line = b"\n" + json.dumps({"format": FORMAT, **record}, separators=(",", ":")).encode() + b"\n"
+        line = b"\n" + dumps({"format": FORMAT, **record}, separators=(",", ":")).encode() + b"\n"
         number = self._newest()
         for _ in range(_ATTEMPTS):
             descriptor = self._open(number)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 
 from agenthub.errors import AgentRuntimeError, InternalError, InterruptedError
 from agenthub.observability.journal import Journal
 from agenthub.observability.liveness import this_process
+from agenthub.quick_json import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Recorder:
         try:
             if not self.full:
                 return {"digest": digest(value)}
-            if not _is_small(value) or len(json.dumps(value)) > KEPT:
+            if not _is_small(value) or len(dumps(value)) > KEPT:
                 return {"lost": "too large"}
         except (TypeError, ValueError, RecursionError):
             return {"lost": "not JSON"}
@@ -153,7 +153,7 @@ class Recording:
 
         def take(chunk: Any) -> None:
             if self._chunks is not None:
-                self._room -= len(chunk) if isinstance(chunk, str) else len(json.dumps(chunk))
+                self._room -= len(chunk) if isinstance(chunk, str) else len(dumps(chunk))
                 if self._room >= 0:
                     self._chunks.append(chunk)
                 else:
@@ -214,7 +214,7 @@ def digest(value: object) -> str:
         from _blake2 import blake2b  # which `hashlib` has it from; OpenSSL, which that loads, takes several ms
     except ImportError:
         from hashlib import blake2b
-    return "blake2b:" + blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return "blake2b:" + blake2b(dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def sweep_sometimes(directory: str) -> None:

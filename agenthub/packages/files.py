@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import stat
 from contextlib import contextmanager, suppress
 
 from agenthub.errors import AgentRuntimeError, StoreError
+from agenthub.quick_json import dumps, loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def read_json(path: str, way_out: str = "see: agenthub doctor") -> dict[str, Any
     """
     try:
         with open(path, "rb") as file:
-            value = json.loads(file.read())
+            value = loads(file.read())
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -91,7 +91,7 @@ def write_json(path: str, value: object, scratch: str, *, mode: int = 0o644, dur
         with suppress(FileNotFoundError):
             os.unlink(temporary)
         with open(os.open(temporary, flags, mode), "wb") as file:
-            file.write(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass"))
+            file.write(dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass"))
             if durable:
                 file.flush()
                 os.fsync(file.fileno())

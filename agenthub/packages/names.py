@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
-
 from agenthub.errors import InstallError
 
-_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9_-])?")
-_AGAIN = re.compile(r"(.+-[0-9a-f]{12})-\d+")
+_FIRST = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
+_ALLOWED = _FIRST | frozenset("._-")
+_LONGEST = 64
 _ALIKE = str.maketrans({"0": "o", "1": "l", "i": "l", "5": "s", "-": None, "_": None, ".": None})
-_NOT_IN_VERSION = re.compile(r"[^A-Za-z0-9.+!_-]")
 
 
 def is_name(name: str) -> bool:
     """Whether `name` may name an agent or an owner: lower-case letters, digits and `. _ -`, at most 64 of them."""
-    return _NAME.fullmatch(name) is not None
+    return 0 < len(name) <= _LONGEST and name[0] in _FIRST and _ALLOWED.issuperset(name) and name[-1] != "."
 
 
 def check_name(name: str, what: str = "agent") -> str:
@@ -25,6 +23,8 @@ def check_name(name: str, what: str = "agent") -> str:
     """
     if is_name(name):
         return name
+    import re
+
     better = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:64].rstrip(".")
     raise InstallError(
         f"{name!r} cannot be the name of an {what}: only lower-case letters, digits and . _ - are allowed",
@@ -42,12 +42,16 @@ def skeleton(name: str) -> str:
 
 def version_directory(version: str, digest: str) -> str:
     """The name of a version's directory: readable, unique by its content, harmless whatever the manifest says."""
-    readable = _NOT_IN_VERSION.sub("_", version)[:64].lstrip(".-") or "0"
+    import re
+
+    readable = re.sub(r"[^A-Za-z0-9.+!_-]", "_", version)[:64].lstrip(".-") or "0"
     return f"{readable}-{digest.removeprefix('sha256:')[:12]}"
 
 
 def content_of(version_dir: str) -> str:
     """Version and content of a version's directory: the same for two that were made of the same."""
+    import re
+
     leaf = version_dir.rpartition("/")[2]
-    again = _AGAIN.fullmatch(leaf)
+    again = re.fullmatch(r"(.+-[0-9a-f]{12})-\d+", leaf)
     return again[1] if again else leaf

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from agenthub.quick_json import dumps, loads
 from agenthub.runtime.sandbox.bubblewrap import find_bubblewrap
 from agenthub.runtime.sandbox.policy import BUBBLEWRAP, LANDLOCK, RLIMITS
 from agenthub.values import NamedTuple
@@ -85,11 +86,9 @@ def _machine_state() -> str:
 
 
 def _load(cache: str, state: str) -> Tiers | None:
-    import json
-
     try:
         with open(cache, encoding="utf-8") as file:
-            kept = json.load(file)
+            kept = loads(file.read())
         if kept["state"] != state:
             return None
         tiers = Tiers(**{**kept["tiers"], "gaps": tuple(kept["tiers"]["gaps"])})
@@ -101,13 +100,11 @@ def _load(cache: str, state: str) -> Tiers | None:
 
 
 def _save(cache: str, state: str, tiers: Tiers) -> None:
-    import json
-
     mine = f"{cache}.{os.getpid()}"
     try:
         os.makedirs(os.path.dirname(cache), exist_ok=True)
         with open(mine, "w", encoding="utf-8") as file:
-            json.dump({"state": state, "tiers": tiers._asdict()}, file)
+            file.write(dumps({"state": state, "tiers": tiers._asdict()}))
         os.replace(mine, cache)
     except OSError:  # it is probed again next time
         return

@@ -7,13 +7,13 @@ fails.
 
 from __future__ import annotations
 
-import json
 import os
 import select
 from contextlib import ExitStack, suppress
 
 from agenthub.config import scratch_base
 from agenthub.errors import ExecutionError
+from agenthub.quick_json import loads
 from agenthub.runtime.processes.cancellation import STOP_PIPE, StopPipe
 from agenthub.runtime.processes.delivery import Delivery
 from agenthub.runtime.workers.control import order_of, sockets_in, worker_directory
@@ -172,7 +172,7 @@ class _WarmRun:
             searched = len(pending)
             pending += data
             while (end := pending.find(b"\n", searched)) >= 0:
-                yield json.loads(pending[:end])
+                yield loads(pending[:end])
                 del pending[: end + 1]
                 searched = 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -11,6 +10,7 @@ from contextlib import suppress
 from agenthub import __version__
 from agenthub.errors import AgentRuntimeError, EnvironmentError, InvalidInputError
 from agenthub.packages.store import Store
+from agenthub.quick_json import dumps, loads
 from agenthub.runtime.processes.run_environment import run_environment
 from agenthub.runtime.runs.plan import OFF
 from agenthub.runtime.workers.post import is_held
@@ -108,7 +108,7 @@ def why_cold(paths: Paths, agent: LocatedAgent) -> str:
         return reason
     try:
         with open(os.path.join(worker_directory(paths, agent), COLD), encoding="utf-8") as file:
-            known = json.load(file)
+            known = loads(file.read())
         same = known["directory"] == agent.directory and known["content"] == _content(agent)
         return str(known["reason"]) if same else ""
     except (OSError, ValueError, KeyError, TypeError):
@@ -262,13 +262,13 @@ def _start_keeper(order: dict[str, Any], *, wait: bool) -> dict[str, Any]:
     _keepers.append(keeper)
     assert keeper.stdin is not None
     with suppress(BrokenPipeError), keeper.stdin:
-        keeper.stdin.write(json.dumps(order).encode())
+        keeper.stdin.write(dumps(order).encode())
     if keeper.stdout is None:
         return {}
     with keeper.stdout:
         said = keeper.stdout.readline()
     try:
-        answer = json.loads(said)
+        answer = loads(said)
     except ValueError:
         answer = None
     return answer if isinstance(answer, dict) else {"error": "the process that keeps it ended at once"}
@@ -290,7 +290,7 @@ def _info(path: str) -> WorkerInfo:
     if not is_held(f"{path}.owner"):
         raise ProcessLookupError
     with open(f"{path}.json", encoding="utf-8") as file:
-        fields = json.load(file)
+        fields = loads(file.read())
     return WorkerInfo(**fields, busy=is_held(f"{path}.lock"))
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
-import socket
 import time
 
 from agenthub.errors import AgentRuntimeError, EnvironmentError
+from agenthub.quick_json import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +39,8 @@ class Post:
         self._place = place
         self._name = str(number)
         self._owner = self._lock = self._folder = -1
+        import socket  # who only looks for a worker does without
+
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
             while (owner := self._try_to_own()) < 0:
@@ -129,7 +130,7 @@ class Post:
         with contextlib.suppress(OSError):
             partial = self._path("note")
             with open(partial, "w", encoding="utf-8") as file:
-                json.dump(known, file)
+                file.write(dumps(known))
             os.replace(partial, self._path("json"))
 
     def touch(self, idle: float = 0.0) -> None:

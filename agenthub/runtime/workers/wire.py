@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
-import socket
+
+from agenthub.bare import socket
+from agenthub.quick_json import dumps, loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 GO = b"+"  # after which a run is not taken back, only stopped, by any other byte
 _CONNECT_TIMEOUT = 2.0
 _CHECK_TIMEOUT = 5.0
+_CREDENTIALS = 12  # bytes: three numbers
 
 
 class Connection:
@@ -65,7 +67,7 @@ class Connection:
 
 def send_message(connection: socket.socket, message: dict[str, Any]) -> None:
     """One message as a line of JSON. Raises OSError."""
-    connection.sendall(json.dumps(message, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+    connection.sendall(dumps(message, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
 
 
 def read_message(connection: socket.socket, limit: int = 1 << 28) -> dict[str, Any]:
@@ -77,7 +79,7 @@ def read_message(connection: socket.socket, limit: int = 1 << 28) -> dict[str, A
             raise ConnectionError("no message")
         data += part
     try:
-        message = json.loads(data)
+        message = loads(data)
     except (ValueError, RecursionError):
         message = None
     if not isinstance(message, dict):
@@ -87,8 +89,6 @@ def read_message(connection: socket.socket, limit: int = 1 << 28) -> dict[str, A
 
 def peer_of(connection: socket.socket) -> tuple[int, int]:
     """The process and the user at the other end."""
-    import struct
-
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    pid, uid, _ = struct.unpack("3i", credentials)
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS)
+    pid, uid, _ = memoryview(credentials).cast("i")
     return pid, uid
