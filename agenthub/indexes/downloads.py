@@ -159,7 +159,7 @@ def copy_checked(source: str, target: str, size: int, digest: str) -> None:
     """
     hashed, have = hashlib.sha256(), 0
     try:
-        with open_regular(source) as file, storing("write", target), open(target, "xb") as copy:
+        with _reading(source) as file, storing("write", target), open(target, "xb") as copy:
             while data := file.read(CHUNK):
                 have += len(data)
                 if have > size:
@@ -172,6 +172,13 @@ def copy_checked(source: str, target: str, size: int, digest: str) -> None:
         with suppress(OSError):
             os.unlink(target)
         raise
+
+
+def _reading(path: str) -> Any:
+    try:
+        return open_regular(path)
+    except OSError as error:
+        raise InstallError(f"cannot read {path}: {error.strerror}") from error
 
 
 def open_regular(path: str) -> Any:

@@ -37,7 +37,7 @@ class TransferError(Exception):
 
     Attributes:
         again: whether it may succeed when it is tried again.
-        hopeless: it may, but hardly will: nobody listens there.
+        hopeless: it may, but hardly will: nobody listens there, or it takes too long.
         after: seconds that the server wants to be left alone; None: it does not say.
     """
 
@@ -105,7 +105,7 @@ class HttpClient:
                 now = time.monotonic()
                 if now - since > self.timeout:
                     if moved < _LEAST:
-                        raise TransferError(f"the server sent only {moved} bytes in {now - since:.0f} s")
+                        raise TransferError(f"it sent only {moved} bytes in {now - since:.2g} s", hopeless=True)
                     since, moved = now, 0
 
     def _ask(self, method: str, url: str, headers: Mapping[str, str], body: Any) -> BaseHTTPResponse:
@@ -151,7 +151,7 @@ def translated(timeout: float) -> Iterator[None]:
     except exceptions.NewConnectionError as error:
         raise TransferError(_cause(error), hopeless=isinstance(error.__cause__, ConnectionRefusedError)) from error
     except (exceptions.ConnectTimeoutError, exceptions.ReadTimeoutError, _Stalled) as error:
-        raise TransferError(f"no answer within {timeout:g} s") from error
+        raise TransferError(f"no answer within {timeout:g} s", hopeless=True) from error
     except (exceptions.IncompleteRead, exceptions.ProtocolError, OSError) as error:
         raise TransferError(f"the connection was cut: {_cause(error)}") from error
     except exceptions.DecodeError as error:
@@ -245,13 +245,17 @@ class _Punctual:
         timer.daemon = True
         timer.start()
         try:
-            return super().getresponse()  # type: ignore[misc]
+            response = super().getresponse()  # type: ignore[misc]
         except Exception:
             if late.is_set():
                 raise _Stalled from None
             raise
         finally:
             timer.cancel()
+        if late.is_set():  # the end that we made looks like the end of an answer
+            response.close()
+            raise _Stalled
+        return response
 
 
 class _Connection(_Punctual, HTTPConnection):
