@@ -77,13 +77,32 @@ def ask_to_install(plan: Plan, runtime: AgentRuntime, output: Output, *, yes: bo
         output.note(f"  note           {_plain(note)}")
     for phrase in more:
         output.note(f"  asks for more  it may now also {phrase}")
+    for line in required_lines(plan, runtime):
+        output.note(line)
+    more += [phrase for required in plan.required for phrase in more_than_before(required)]
     if plan.current is not None and plan.current.digest != plan.fetched.digest and not force:
         output.note(f"  replaces       {plan.current.version} from {plan.current.source.get('location')}")
         question = "with other content" if not more else "with other content, and this asks for more"
         output.confirm(f"{label} is installed {question}. Replace it?", "--force" if not more else "--force --yes")
         return
-    if not yes:
-        output.confirm(f"Install {label}?", "--yes")
+    if not yes or (any(map(more_than_before, plan.required)) and not force):
+        besides = f", and {len(plan.required)} more that it needs" if plan.required else ""
+        output.confirm(f"Install {label}{besides}?", "--yes" if not more or force else "--force --yes")
+
+
+def required_lines(plan: Plan, runtime: AgentRuntime) -> list[str]:
+    """What would be installed with an agent because it needs that."""
+    lines = []
+    for required in plan.required:
+        label = f"{required.owner}/{required.name}"
+        current = required.current
+        change = f"{current.version} → {required.manifest.version}" if current else "is not installed yet"
+        lines.append(f"  and with it    {label}: {_plain(change)}")
+        if current is None:
+            lines += describe(required.manifest, _plain(required.fetched.source.get("index") or "index"), runtime)
+        lines += [f"  note           {_plain(note)}" for note in required.fetched.notes]
+        lines += [f"  asks for more  {label} may now also {phrase}" for phrase in more_than_before(required)]
+    return lines
 
 
 def _inherited(plan: Plan) -> list[str]:

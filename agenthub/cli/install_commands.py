@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 
 def configure_install(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "specs", nargs="+", metavar="SPEC", help="OWNER/NAME[@VERSION], ./DIR, FILE.zip, git+URL[@REF]"
-    )
+    parser.add_argument("specs", nargs="+", metavar="SPEC", help="OWNER/NAME[@VERSION], ./DIR, FILE.zip, git+URL[@REF]")
     parser.add_argument("--as", dest="identity", metavar="OWNER/NAME", help="install under another name")
     parser.add_argument("-y", "--yes", action="store_true", help="consent to code that was never seen here")
     parser.add_argument("--force", action="store_true", help="replace other content, or make it anew")
@@ -90,6 +88,7 @@ def _install_one(
             python=arguments.python,
             extra=tuple(arguments.extra),
             force=arguments.force,
+            alone=arguments.force,
             allow_commands=arguments.allow_commands,
             compile_bytecode=arguments.compile_bytecode,
             consent=consent,
@@ -140,6 +139,10 @@ def uninstall(arguments: argparse.Namespace, output: Output) -> int:
     paths = Settings().paths
     store = Store(paths)
     found = [store.resolve(agent) for agent in arguments.agents]  # all or none
+    if not arguments.force:
+        from agenthub.runtime.agents.needs import check_not_needed
+
+        check_not_needed(store, found)
     for owner, name in dict.fromkeys(found):
         if arguments.dry_run:
             output.note(f"would remove {owner}/{name}: {store.agent_dir(owner, name)}")

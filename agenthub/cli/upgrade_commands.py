@@ -167,15 +167,22 @@ def _facts(record: Any, before: str, directory: str, *, changed: bool) -> dict[s
 
 def _ask(plan: Plan, changes: Changes, arguments: argparse.Namespace, output: Output, progress: Progress) -> None:
     """Shows what changes, and asks unless the options answer."""
+    from agenthub.cli.consent import more_than_before, required_lines
+    from agenthub.runtime.agent_runtime import AgentRuntime
+
     for line in change_lines(plan, changes):
         output.note(line)
+    if plan.required:
+        for line in required_lines(plan, AgentRuntime()):
+            output.note(line)
+    more = bool(changes.more) or any(map(more_than_before, plan.required))
     if arguments.dry_run:
         raise _DryRun
     label = f"{plan.owner}/{plan.name}"
-    if arguments.yes and (arguments.force or not changes.more):
+    if arguments.yes and (arguments.force or not more):
         return
     with progress.paused():
-        if changes.more:
+        if more:
             output.confirm(f"{label} {printable(changes.after)} asks for more. Upgrade it?", "--force --yes")
         else:
             output.confirm(f"Upgrade {label} to {printable(changes.after)}?", "--yes")
@@ -232,7 +239,12 @@ def _finished(done: Upgraded, output: Output) -> dict[str, Any]:
 def _options(arguments: argparse.Namespace, progress: Progress) -> InstallOptions:
     from agenthub.runtime.agents.installer import InstallOptions
 
-    return InstallOptions(python=arguments.python, allow_commands=arguments.allow_commands, on_progress=progress.update)
+    return InstallOptions(
+        python=arguments.python,
+        allow_commands=arguments.allow_commands,
+        alone=arguments.force,
+        on_progress=progress.update,
+    )
 
 
 def _upgrader(settings: Settings) -> Upgrader:

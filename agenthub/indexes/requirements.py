@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from resolvelib import AbstractProvider, BaseReporter, ResolutionImpossible, ResolutionTooDeep, Resolver
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from typing import Any
 
-_MOST_ROUNDS = 2000
+_MOST_ROUNDS = 1000
 _SHOWN = 6  # versions that an explanation lists
 
 
@@ -92,8 +93,8 @@ def _would_lack(agent: Known, chosen: Mapping[str, Known], installed: Mapping[st
     """Whether an installed agent has what it needs, and would not have it any more."""
     for label, versions in agent.requires.items():
         now, then = installed.get(label), chosen.get(label)
-        if then is not None and not matching(versions, [then.version]):
-            return now is not None and bool(matching(versions, [now.version]))
+        if then is not None and not _allows(versions, then.version):
+            return now is not None and _allows(versions, now.version)
     return False
 
 
@@ -164,7 +165,7 @@ class _Provider(AbstractProvider[_Need, Known, str]):
         return lambda: (known for known in self._fitting(identifier, needs) if known.version not in refused)
 
     def is_satisfied_by(self, requirement: _Need, candidate: Known) -> bool:
-        return bool(matching(requirement.versions, [candidate.version]))
+        return _allows(requirement.versions, candidate.version)
 
     def get_dependencies(self, candidate: Known) -> list[_Need]:
         needs = [_Need(label, versions, candidate) for label, versions in candidate.requires.items()]
@@ -230,9 +231,15 @@ class _Provider(AbstractProvider[_Need, Known, str]):
 
 
 def _fits(known: Known, needs: Sequence[_Need]) -> bool:
-    return all(matching(need.versions, [known.version]) for need in needs)
+    return all(_allows(need.versions, known.version) for need in needs)
 
 
+@lru_cache(maxsize=65536)
+def _allows(versions: str, version: str) -> bool:
+    return bool(matching(versions, [version]))
+
+
+@lru_cache(maxsize=4096)
 def _is_prerelease(version: str) -> bool:
     from packaging.version import InvalidVersion, Version
 

@@ -25,6 +25,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agenthub.indexes.client import IndexClient
+
 
 class InstallOptions(NamedTuple):
     """What a caller may say of one installation.
@@ -36,6 +38,7 @@ class InstallOptions(NamedTuple):
         force: install although the same content is installed already.
         allow_commands: run the manifest's installation commands, where nothing declarative describes the environment.
         note_wanted: an index's version that was asked for is the one that upgrades stay with.
+        alone: what installed agents need of it does not count.
         compile_bytecode: now, and not at the first run: for the images of containers.
         consent: called with the plan before anything of the agent runs or is installed; refuses by raising.
         on_progress: called with a line of what is being done.
@@ -48,12 +51,16 @@ class InstallOptions(NamedTuple):
     allow_commands: bool = False
     compile_bytecode: bool = False
     note_wanted: bool = True
+    alone: bool = False
     consent: Callable[[Plan], None] | None = None
     on_progress: Callable[[str], None] | None = None
 
 
 class Plan(NamedTuple):
-    """What an installation would do; `current` is the installed version that it replaces."""
+    """What an installation would do.
+
+    `current` is the installed version that it replaces; `required` are agents that are installed before it.
+    """
 
     spec: Spec
     owner: str
@@ -63,6 +70,7 @@ class Plan(NamedTuple):
     directory: str
     dependencies: str
     current: InstallRecord | None
+    required: tuple[Plan, ...] = ()
 
 
 class Installed(NamedTuple):
@@ -84,6 +92,16 @@ class AgentInstaller:
         self.runtime = runtime
         self.store = Store(runtime.settings.paths)  # the user's own, also inside a project
         self.environments = runtime.environment_manager
+        self._client: IndexClient | None = None
+
+    @property
+    def client(self) -> IndexClient:
+        """Asks the indexes; made when it is needed."""
+        if self._client is None:
+            from agenthub.indexes.client import IndexClient
+
+            self._client = IndexClient(self.runtime.settings)
+        return self._client
 
     def install(self, text: str, options: InstallOptions, cwd: str | None = None) -> Installed:
         """Installs the agent that a SPEC names.
@@ -101,22 +119,38 @@ class AgentInstaller:
         self.store.sweep()
         with ExitStack() as stack:
             plan = self._plan(spec, options, stack)
-            if options.force or not self._is_same(plan, options):
+            plan = plan._replace(required=self._required(plan, options, stack))
+            if options.force or plan.required or not self._is_same(plan, options):
                 if options.consent is not None:
                     options.consent(plan)
             elif not _is_newer_source(plan):
                 return self._unchanged(plan)
+            for required in plan.required:
+                self._commit(required, _options_of(required, options))
             return self._commit(plan, options)
 
     def _plan(self, spec: Spec, options: InstallOptions, stack: ExitStack) -> Plan:
         """Fetches an agent into a directory that is there as long as `stack`, and says what installing it would do."""
         tree = os.path.join(stack.enter_context(self.store.new_staging()), "tree")
-        fetched = fetch(spec, tree, options.on_progress, fetch_index=index_fetcher(self.runtime.settings))
+        fetch_index = index_fetcher(self.runtime.settings, self.client) if spec.kind == "index" else None
+        fetched = fetch(spec, tree, options.on_progress, fetch_index=fetch_index)
         manifest = _manifest(tree, spec)
         asked_permissions(manifest)  # refuses what cannot be held
         owner, name = _identity(spec, manifest, options.identity)
         kind = self.environments.dependency_source(tree, manifest).kind
         return Plan(spec, owner, name, manifest, fetched, tree, kind, self._current(owner, name))
+
+    def _required(self, plan: Plan, options: InstallOptions, stack: ExitStack) -> tuple[Plan, ...]:
+        """What is installed with an agent, because it needs that, or others do once it is there."""
+        from agenthub.runtime.agents.needs import needed_specs
+
+        label, version = f"{plan.owner}/{plan.name}", plan.manifest.version
+        if plan.current is not None and plan.current.digest == plan.fetched.digest and not plan.manifest.requires:
+            return ()
+        specs = needed_specs(
+            self.store, lambda: self.client, label, version, plan.manifest.requires, alone=options.alone
+        )
+        return tuple(self._plan(spec, options._replace(identity=spec.location), stack) for spec in specs)
 
     def _commit(self, plan: Plan, options: InstallOptions) -> Installed:
         say = options.on_progress or (lambda line: None)
@@ -236,6 +270,18 @@ class AgentInstaller:
             fields = {**environment_fields(record, environment), "environment_files": files}
             self.store.complete_version(agent.directory, record._replace(**fields))
             self.store.forget_summary()
+
+
+def _options_of(required: Plan, options: InstallOptions) -> InstallOptions:
+    """How an agent is installed that another one needs: as it was before, where it was."""
+    asked = required.current.requested if required.current else {}
+    return options._replace(
+        identity=f"{required.owner}/{required.name}",
+        python=asked.get("python"),
+        extra=tuple(asked.get("with", ())),
+        force=False,
+        note_wanted=False,
+    )
 
 
 def _is_newer_source(plan: Plan) -> bool:

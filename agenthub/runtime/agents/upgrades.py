@@ -11,12 +11,11 @@ from agenthub.packages.states import AgentState
 from agenthub.packages.versions import newer
 from agenthub.runtime.agents.changes import Changes, changes_between
 from agenthub.runtime.agents.installer import AgentInstaller, InstallOptions, Plan
+from agenthub.runtime.agents.needs import allowed_versions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-    from agenthub.indexes.client import IndexClient
 
 _AT_ONCE = 8  # sources that are asked at the same time
 UNVERSIONED = "changed"
@@ -71,16 +70,6 @@ class Upgrader:
     def __init__(self, installer: AgentInstaller) -> None:
         self.installer = installer
         self.store = installer.store
-        self._client: IndexClient | None = None
-
-    @property
-    def client(self) -> IndexClient:
-        """Asks the indexes; made when it is needed."""
-        if self._client is None:
-            from agenthub.indexes.client import IndexClient
-
-            self._client = IndexClient(self.installer.runtime.settings)
-        return self._client
 
     def candidates(self, agents: Iterable[tuple[str, str]]) -> list[Candidate]:
         """What each of these installed agents could become, in the order given; several sources are asked at once."""
@@ -130,6 +119,8 @@ class Upgrader:
         if wanted is None and self._newest(record, state)["available"] is None:
             return Upgraded(owner, name, record, self.store.current_version_dir(owner, name), False, None)
         spec = _spec(record, state, wanted)
+        if wanted is None and spec.kind == "index":
+            spec = spec._replace(ref=allowed_versions(self.store, f"{owner}/{name}", state.wanted))
         found: list[Changes] = []
 
         def show(plan: Plan) -> None:
@@ -143,6 +134,7 @@ class Upgrader:
                 python=options.python or record.requested.get("python"),
                 extra=(*record.requested.get("with", ()), *options.extra),
                 consent=show,
+                note_wanted=wanted is not None and options.note_wanted,
             ),
         )
         changes = found[0] if found else None
@@ -183,8 +175,9 @@ class Upgrader:
 
     def _newest_release(self, record: InstallRecord, state: AgentState) -> dict[str, Any]:
         owner, _, name = str(record.source["location"]).partition("/")
-        release = self.client.resolve(owner, name, state.wanted)
-        latest = release if state.wanted is None else self.client.resolve(owner, name, None)
+        allowed = allowed_versions(self.store, f"{record.owner}/{record.name}", state.wanted)
+        latest = self.installer.client.resolve(owner, name, None)
+        release = latest if allowed is None else self.installer.client.resolve(owner, name, allowed)
         have = str(record.source.get("version") or record.version)
         return {
             "available": release.version if newer(release.version, have) else None,
@@ -197,7 +190,7 @@ class Upgrader:
         from agenthub.runtime.agents.from_index import git_spec
 
         owner, _, name = str(record.source["location"]).partition("/")
-        spec = git_spec(self.client.source(owner, name), owner, name, state.wanted)
+        spec = git_spec(self.installer.client.source(owner, name), owner, name, state.wanted)
         commit = newest_commit(spec)
         return None if commit in (None, record.source.get("commit")) else spec.ref or str(commit)[:12]
 

@@ -94,13 +94,13 @@ def unmet_needs(store: Store, owner: str, name: str, version: str) -> list[str]:
     """What other agents need of this one and would not have, were it of this version; a sentence each."""
     label = f"{owner}/{name}"
     try:
-        dependents = [entry for entry in store.list_agents() if label in entry.requires]
+        entries = store.list_agents()
     except StoreError:
         return []
     return [
         f"{entry.owner}/{entry.name} {entry.version} needs {label} {entry.requires[label] or '*'}"
-        for entry in dependents
-        if not matching(entry.requires[label], [version])
+        for entry in entries
+        if label in entry.requires and not matching(entry.requires[label], [version])
     ]
 
 
