@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tests.benchmarks.batches import batch_rows
 from tests.benchmarks.history import history_rows
+from tests.benchmarks.indexes import index_rows
 from tests.benchmarks.isolation import isolation_rows
 from tests.benchmarks.measure import Row, command, compare, peak_rss, table
 from tests.benchmarks.warm import warm_rows
@@ -72,6 +73,7 @@ def main() -> int:
             *isolation_rows(),
             *history_rows(work, env),
             *batch_rows(work, env),
+            *index_rows(work, env, tool),
         ]
     print(table(rows))
     return 0 if all(row.met for row in rows) else 1
