@@ -34,6 +34,7 @@ class Journal:
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
+        self._number = 0  # of the segment that was written last
 
     def append(self, record: dict[str, Any]) -> None:
         """Adds a line, whole or not at all; many processes may do so at once.
@@ -43,12 +44,13 @@ class Journal:
         """
         # A line that was cut short, by a full disk or a kill, is ended by the next one's line feed.
         line = b"\n" + dumps({"format": FORMAT, **record}, separators=(",", ":")).encode() + b"\n"
-        number = self._newest()
+        number = self._number if self._number and os.path.exists(self._path(self._number)) else self._newest()
         for _ in range(_ATTEMPTS):
             descriptor = self._open(number)
             try:
                 size = _hold(descriptor)
                 if size is not None and size < SEGMENT:
+                    self._number = number
                     if os.write(descriptor, line) != len(line):
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                     return
@@ -69,8 +71,11 @@ class Journal:
         segments = self.segments()
         return int(os.path.basename(segments[-1]).removesuffix(_SUFFIX)) if segments else 1
 
+    def _path(self, number: int) -> str:
+        return os.path.join(self.directory, f"{number:08d}{_SUFFIX}")
+
     def _open(self, number: int) -> int:
-        path = os.path.join(self.directory, f"{number:08d}{_SUFFIX}")
+        path = self._path(number)
         try:
             return os.open(path, _APPENDING, 0o600)
         except FileNotFoundError:

@@ -217,11 +217,11 @@ class AgentRuntime:
             return self._plan_worker(agent, RunOptions())
         return None
 
-    def _current_order(self, agent: LocatedAgent, python: str) -> dict[str, Any] | None:
-        from agenthub.runtime.workers.control import order_of
+    def _current_order(self, agent: LocatedAgent, python: str) -> str | None:
+        from agenthub.runtime.workers.orders import fingerprint_of
 
         plan = self._lasting_plan(agent)
-        return None if plan is None else order_of(plan, python)
+        return None if plan is None else fingerprint_of(plan, python)
 
     def _keep_loaded(self, agent: LocatedAgent, python: str | None) -> None:
         """Starts a worker for the runs to come, and does not wait for it."""

@@ -159,6 +159,7 @@ class Store:
         self.env = {**os.environ, "AGENTHUB_HOME": self.home}
         self.warm = warm
         self._started = []
+        assert self.run("streamer", "plain").code == 0, "and its bytecode is compiled, of which a first run tells"
 
     @property
     def workers(self):

@@ -7,6 +7,7 @@ docs/reference/protocol.md is the specification.
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import json
 import os
@@ -31,20 +32,15 @@ class Channel:
     """The protocol's end on this side."""
 
     def __init__(self) -> None:
-        import _thread
-
         self.reader = os.dup(0)
         self._writer = os.dup(1)
         self._owner = os.getpid()
         self._lock = _thread.allocate_lock()
-        self._cancelled = False
-        self._heeds = False
+        self._cancelled = self._heeds = False
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.close(nothing)
         os.dup2(2, 1)
-        if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(line_buffering=True)
 
     def read(self) -> dict[str, Any]:
         parts: list[bytes] = []
@@ -78,7 +74,7 @@ class Channel:
     def send(self, message: dict[str, Any]) -> None:
         if os.getpid() != self._owner:  # a fork that came back: it has no say here
             os._exit(0)
-        message["jsonrpc"] = "2.0"
+        message = {"jsonrpc": "2.0", **message}
         data = memoryview(json.dumps(message, ensure_ascii=False, allow_nan=False).encode() + b"\n")
         with self._lock:
             while data:
@@ -288,10 +284,8 @@ def describe(channel: Channel, request: dict[str, Any], entry: str) -> None:
     import inspect
 
     owner = load(entry)
-    methods = {}
-    for name in dir(owner):
-        if is_public(owner, name):
-            methods[name] = describe_method(inspect, getattr(owner, name))
+    names = [name for name in dir(owner) if is_public(owner, name)]
+    methods = {name: describe_method(inspect, getattr(owner, name)) for name in names}
     channel.send({"id": request["id"], "result": {"value": methods}})
 
 
@@ -303,13 +297,10 @@ def describe_method(inspect: Any, method: Any) -> dict[str, Any]:
     parameters = {}
     for parameter in signature.parameters.values():
         annotation = "" if parameter.annotation is parameter.empty else inspect.formatannotation(parameter.annotation)
-        parameters[parameter.name] = {
-            "required": parameter.default is parameter.empty and parameter.kind not in (2, 4),
-            "kind": parameter.kind.name.lower(),
-            "annotation": annotation,
-        }
-    lines = (inspect.getdoc(method) or "").splitlines()
-    return {"description": lines[0] if lines else "", "parameters": parameters}
+        required = parameter.default is parameter.empty and parameter.kind not in (2, 4)
+        kind = parameter.kind.name.lower()
+        parameters[parameter.name] = {"required": required, "kind": kind, "annotation": annotation}
+    return {"description": (inspect.getdoc(method) or "").partition("\n")[0], "parameters": parameters}
 
 
 def report(channel: Channel, request: dict[str, Any], error: BaseException) -> None:
@@ -340,10 +331,9 @@ def encodable(text: str) -> str:
 
 def text_of(error: BaseException) -> str:
     try:
-        text = str(error)
+        return str(error) or type(error).__name__
     except Exception:
-        text = ""
-    return text or type(error).__name__
+        return type(error).__name__
 
 
 def offer_module() -> None:
@@ -367,15 +357,25 @@ def offer_module() -> None:
     sys.modules["agenthub_agent"] = module
 
 
-def main() -> None:
-    directory, entry = sys.argv[1:3]
-    channel = Channel()
+def prepare(directory: str) -> None:
+    """Makes this process one that an agent can be imported in; what it prints is log, and comes line by line."""
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [directory] + [path for path in sys.path if path and os.path.abspath(path) != here]
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)
+    offer_module()
+
+
+def main() -> None:
+    directory, entry = sys.argv[1:3]
+    prepare(directory)
     sys.argv[:] = [entry]
-    current.append(channel)
-    if "agenthub_agent" not in sys.modules:
-        offer_module()
+    answer(entry)
+
+
+def answer(entry: str) -> None:
+    """Answers one request. Does not return."""
+    current.append(channel := Channel())
     request = channel.read()
     try:
         handler = {"run": run, "describe": describe}.get(request["method"])

@@ -25,7 +25,7 @@ import host  # type: ignore[import-not-found]  # beside this file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
 
 LARGEST_ORDER = 1 << 18
 PR_SET_DUMPABLE = 4
@@ -33,6 +33,7 @@ PR_SET_DUMPABLE = 4
 UNSAFE_MODULES = ("polars", "tensorflow", "jax", "jaxlib", "grpc._cython.cygrpc", "ray")
 HARMLESS = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random", "/proc/")
 DESCRIPTORS = 4
+FORKED = b'{"forked": true}'
 
 
 def preload(directory: str, kind: str, entry: str, modules: list[str]) -> None:
@@ -103,36 +104,75 @@ def why_unsafe(before: set[str]) -> str:
     return ""
 
 
-def serve(control: socket.socket, sweeps: str, directory: str, kind: str, entry: str) -> None:
-    """One run after another, until the other end is closed."""
-    baseline = set(sys.modules)
-    parent = os.getppid()
-    while True:
-        data, ancillary, _, _ = control.recvmsg(LARGEST_ORDER, socket.CMSG_SPACE(DESCRIPTORS * 4))
-        if not data:
-            return
-        set_dumpable(False)  # only now: until the first run this process is looked at from outside
-        descriptors = array.array("i")
-        for level, what, received in ancillary:
-            if level == socket.SOL_SOCKET and what == socket.SCM_RIGHTS:
-                descriptors.frombytes(received[: len(received) - len(received) % descriptors.itemsize])
-        head, _, argument = data.partition(b"\n")
-        order = json.loads(head)
-        order["argument"] = argument.decode("ascii") if order["argued"] else None
+class Zygote:
+    """The loaded agent; forks a fresh process for each run."""
+
+    def __init__(self, control: socket.socket, sweeps: str, directory: str, kind: str, entry: str) -> None:
+        self._control = control
+        self._sweeps = sweeps
+        self._directory = directory
+        self._kind = kind
+        self._entry = entry
+        self._parent = os.getppid()
+        self._set_dumpable = dumpable_setter()
+        self._baseline = set(sys.modules)
+
+    def serve(self) -> None:
+        """One run after another, until the other end is closed."""
+        shut = False
+        while True:
+            data, ancillary, _, _ = self._control.recvmsg(LARGEST_ORDER, socket.CMSG_SPACE(DESCRIPTORS * 4))
+            if not data:
+                return
+            if not shut:  # only now: until the first run this process is looked at from outside
+                self._set_dumpable(False)
+                shut = True
+            descriptors = array.array("i")
+            for level, what, received in ancillary:
+                if level == socket.SOL_SOCKET and what == socket.SCM_RIGHTS:
+                    descriptors.frombytes(received[: len(received) - len(received) % descriptors.itemsize])
+            self._serve_one(data, list(descriptors))
+
+    def _serve_one(self, order: bytes, descriptors: list[int]) -> None:
         reader, writer = os.pipe()
         pid = os.fork()
         if pid == 0:
-            os.close(reader)
-            control.close()
-            become_run(list(descriptors), order, writer, directory, kind, entry, baseline)
+            try:
+                os.close(reader)
+                self._become_run(order, descriptors, writer)
+            finally:
+                os._exit(1)
         os.close(writer)
         for descriptor in descriptors:
             os.close(descriptor)
-        control.send(b'{"forked": true}')
-        control.send(json.dumps(finish(pid, reader, sweeps, parent)).encode())
+        self._control.send(FORKED)
+        self._control.send(finish(pid, reader, self._sweeps, self._parent))
+
+    def _become_run(self, order: bytes, descriptors: list[int], report: int) -> None:
+        """In the forked process: the run itself."""
+        self._control.close()
+        os.setsid()
+        gate = descriptors.pop()
+        for number, descriptor in enumerate(descriptors):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        if not os.read(gate, 1):  # it is not wanted any more
+            return
+        os.close(gate)
+        head, _, argument = order.partition(b"\n")
+        known = json.loads(head)
+        self._set_dumpable(True)
+        limit_cpu(known["cpu"])
+        reseed()
+        os.environ["AGENTHUB_RUN_ID"] = known["run_id"]
+        if self._kind == "python":
+            os.chdir(os.environ["HOME"])
+            host.answer(self._entry)
+        told = argument.decode("ascii") if known["argued"] else None
+        run_script(self._directory, self._entry, told, report, self._baseline)
 
 
-def finish(pid: int, reader: int, sweeps: str, parent: int) -> dict[str, Any]:
+def finish(pid: int, reader: int, sweeps: str, parent: int) -> bytes:
     """Waits for a run, ends what it left, and tells how it went."""
     _, status, usage = os.wait4(pid, 0)
     if sweeps == "namespace" or (sweeps == "domain" and is_scoped(parent)):
@@ -143,13 +183,9 @@ def finish(pid: int, reader: int, sweeps: str, parent: int) -> dict[str, Any]:
     except BlockingIOError:
         told = b""
     os.close(reader)
-    modules = told.decode("utf-8", "replace").split("\n") if told else []
-    return {
-        "status": status,
-        "cpu": usage.ru_utime + usage.ru_stime,
-        "peak": usage.ru_maxrss * 1024,
-        "modules": [name for name in modules if name],
-    }
+    modules = [name for name in told.decode("utf-8", "replace").split("\n") if name]
+    answer = {"status": status, "cpu": usage.ru_utime + usage.ru_stime, "peak": usage.ru_maxrss * 1024}
+    return json.dumps({**answer, "modules": modules}).encode()
 
 
 def is_scoped(parent: int) -> bool:
@@ -177,38 +213,6 @@ def sweep() -> None:
                 pass
         except ChildProcessError:
             return
-
-
-def become_run(
-    descriptors: list[int],
-    order: dict[str, Any],
-    report: int,
-    directory: str,
-    kind: str,
-    entry: str,
-    baseline: set[str],
-) -> None:
-    """In the forked process: the run itself. Does not return."""
-    try:
-        os.setsid()
-        gate = descriptors.pop()
-        for number, descriptor in enumerate(descriptors):
-            os.dup2(descriptor, number)
-            os.close(descriptor)
-        if not os.read(gate, 1):  # it is not wanted any more
-            return
-        os.close(gate)
-        set_dumpable(True)
-        limit_cpu(order["cpu"])
-        reseed()
-        os.environ["AGENTHUB_RUN_ID"] = order["run_id"]
-        if kind == "python":
-            os.chdir(os.environ["HOME"])
-            sys.argv[:] = [host.__file__, directory, entry]
-            host.main()
-        run_script(directory, entry, order["argument"], report, baseline)
-    finally:
-        os._exit(1)
 
 
 def limit_cpu(seconds: float | None) -> None:
@@ -295,11 +299,19 @@ def end_as_interpreter(status: int) -> int:
     return status
 
 
-def set_dumpable(value: bool) -> None:
-    """A run must not reach into the memory of this process, of which the next run is a copy."""
+def dumpable_setter() -> Callable[[bool], None]:
+    """Made once: a fork that loads a library takes long.
+
+    A run must not reach into the memory of this process, of which the next run is a copy.
+    """
     import ctypes
 
-    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, int(value), 0, 0, 0)
+    prctl = ctypes.CDLL(None).prctl
+
+    def set_dumpable(value: bool) -> None:
+        prctl(PR_SET_DUMPABLE, int(value), 0, 0, 0)
+
+    return set_dumpable
 
 
 def main() -> None:
@@ -309,8 +321,7 @@ def main() -> None:
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [path for path in sys.path if path and os.path.abspath(path) != here]
     if kind == "python":
-        sys.path.insert(0, directory)
-        host.offer_module()
+        host.prepare(directory)
     sys.argv[:] = [entry]
     del sys.modules["host"]  # the agent may have one of its own
     before = set(filter(is_open, os.listdir("/proc/self/fd")))
@@ -321,6 +332,7 @@ def main() -> None:
         show(error)
         problem = "it cannot be imported: %s" % host.text_of(error)
     unsafe = "" if problem else why_unsafe(before)
+    zygote = Zygote(control, sweeps, directory, kind, entry)
     gc.collect()
     gc.freeze()
     flush()
@@ -330,7 +342,7 @@ def main() -> None:
         for descriptor in (0, 1, 2):
             os.dup2(nothing, descriptor)
         os.close(nothing)
-        serve(control, sweeps, directory, kind, entry)
+        zygote.serve()
     os._exit(0)
 
 

@@ -86,9 +86,13 @@ class Watch:
         self.due = time.monotonic() + pause
         return reason
 
-    def forget_cpu(self) -> None:
-        """Counts CPU time from now on: what is there already used its own before the run."""
-        self._cpu_before = sum(member.cpu for member in self._tree.scan())
+    def forget_cpu(self, used: float | None) -> None:
+        """Counts CPU time from now on: what is there already used its own before the run.
+
+        Args:
+            used: seconds of that, where they are known.
+        """
+        self._cpu_before = sum(member.cpu for member in self._tree.scan()) if used is None else used
 
     def note_peak(self) -> None:
         """Notes the first process's own peak, which the kernel keeps exactly, while it is there to be asked."""

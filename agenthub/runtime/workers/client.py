@@ -16,7 +16,8 @@ from agenthub.errors import ExecutionError
 from agenthub.quick_json import loads
 from agenthub.runtime.processes.cancellation import STOP_PIPE, StopPipe
 from agenthub.runtime.processes.delivery import Delivery
-from agenthub.runtime.workers.control import order_of, sockets_in, worker_directory
+from agenthub.runtime.workers.control import sockets_in, worker_directory
+from agenthub.runtime.workers.orders import fingerprint_of
 from agenthub.runtime.workers.wire import GO, Connection, read_message, send_message
 
 TYPE_CHECKING = False
@@ -41,7 +42,7 @@ def run_warm(
     python: str,
     options: RunOptions,
     run_id: str,
-    current: Callable[[], dict[str, Any] | None],
+    current: Callable[[], str | None],
     log_level: str = "DEBUG",
 ) -> Outcome | None:
     """The outcome of a run by a worker, and what it was refused; None where it has to be cold.
@@ -52,14 +53,14 @@ def run_warm(
         python: the interpreter of its environment.
         options: who hears of it.
         run_id: its name.
-        current: what a worker of this agent would be given now; asked where one was given something else than this
-            run needs, so that one that is out of date ends. None: that is not known.
+        current: the fingerprint of what a worker of this agent would be given now; asked where one was given something
+            else than this run needs, so that one that is out of date ends. None: that is not known.
         log_level: the lowest level of log lines that are passed on.
     """
     options = options._replace(on_log=_filtered(options.on_log, log_level))
     place = worker_directory(paths, plan.agent)
     names = sockets_in(place)
-    order = order_of(plan, python) if names else None
+    order = fingerprint_of(plan, python) if names else None
     if order is None:
         return None
     for name in names:
@@ -81,7 +82,7 @@ class _WarmRun:
         self._plan = plan
         self._options = options
 
-    def begin(self, order: dict[str, Any], run_id: str, current: Callable[[], dict[str, Any] | None]) -> bool:
+    def begin(self, order: str, run_id: str, current: Callable[[], str | None]) -> bool:
         """Has the worker begin the run. False, or OSError: it has not, and will not."""
         plan, options = self._plan, self._options
         request = {

@@ -7,12 +7,10 @@ import sys
 import time
 from contextlib import suppress
 
-from agenthub import __version__
 from agenthub.errors import AgentRuntimeError, EnvironmentError, InvalidInputError
 from agenthub.packages.store import Store
 from agenthub.quick_json import dumps, loads
-from agenthub.runtime.processes.run_environment import run_environment
-from agenthub.runtime.runs.plan import OFF
+from agenthub.runtime.workers.orders import MOST_FILES, content_of, fingerprint, order_of
 from agenthub.runtime.workers.post import is_held
 from agenthub.runtime.workers.wire import Connection
 from agenthub.values import NamedTuple
@@ -26,12 +24,7 @@ if TYPE_CHECKING:
     from agenthub.runtime.runs.locator import LocatedAgent
     from agenthub.runtime.runs.plan import RunPlan
 
-# Caps that the kernel holds from the start of a process on; the others are each run's own.
-_FIXED_LIMITS = ("memory", "processes", "open_files", "file_size")
 _KEPT_VARIABLES = ("PATH", "HOME", "TMPDIR", "AGENTHUB_HOME", "LANG", "PYTHONPATH")
-_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
-_MOST_FILES = 5000
-_UNWATCHED = ("venv", ".venv", ".git", "__pycache__")
 _KEEPER = "import sys; sys.path.insert(0, sys.argv[1]); import agenthub.runtime.workers.keeper as keeper; keeper.main()"
 _ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", ".."))
 DEFAULT_IDLE = 900.0  # seconds
@@ -97,8 +90,8 @@ def can_be_warm(agent: LocatedAgent) -> str:
         return "only agents in Python can be kept loaded"
     if sys.platform != "linux":
         return "only Linux can keep an agent loaded in its sandbox"
-    if _content(agent) is None:
-        return f"its directory has more than {_MOST_FILES} files, too many to look for changes"
+    if content_of(agent) is None:
+        return f"its directory has more than {MOST_FILES} files, too many to look for changes"
     return ""
 
 
@@ -109,72 +102,10 @@ def why_cold(paths: Paths, agent: LocatedAgent) -> str:
     try:
         with open(os.path.join(worker_directory(paths, agent), COLD), encoding="utf-8") as file:
             known = loads(file.read())
-        same = known["directory"] == agent.directory and known["content"] == _content(agent)
+        same = known["directory"] == agent.directory and known["content"] == content_of(agent)
         return str(known["reason"]) if same else ""
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-
-
-def order_of(plan: RunPlan, python: str) -> dict[str, Any] | None:
-    """What a worker for a run has to have been given, as JSON; None where that cannot be told."""
-    limits = plan.limits._asdict()
-    policy = plan.policy("")
-    content = _content(plan.agent)
-    if content is None:
-        return None
-    return {
-        "tool": __version__,
-        "agent": plan.agent.label,
-        "directory": plan.agent.directory,
-        "content": content,
-        "manifest": plan.agent.manifest.to_compiled(),
-        "python": python,
-        "environment": _environment_state(python),
-        "inherited": run_environment(os.environ, "", None),
-        "proxies": {name: value for name, value in os.environ.items() if name.lower() in _PROXIES},
-        "variables": dict(plan.variables),
-        "limits": {name: limits[name] for name in _FIXED_LIMITS},
-        "policy": {**policy._asdict(), "network": [policy.network.kind, list(policy.network.hosts)], "scratch": ""},
-        "tiers": plan.tiers._asdict() if plan.level != OFF else None,
-    }
-
-
-def _content(agent: LocatedAgent) -> str | None:
-    """What changes whenever somebody edits an agent in its place; None where it is too large to look at.
-
-    The time of the last change of an inode cannot be set back, unlike the one of its content.
-    """
-    if agent.record is not None:  # installed, and never changed
-        return ""
-    newest, count, size = 0, 0, 0
-    for folder, folders, files in os.walk(agent.directory, followlinks=True):
-        folders[:] = [name for name in folders if name not in _UNWATCHED]
-        for name in files:
-            path = os.path.join(folder, name)
-            try:
-                found = os.stat(path) if os.path.exists(path) else os.lstat(path)
-            except OSError:  # removed this very moment
-                return None
-            newest, count, size = max(newest, found.st_ctime_ns), count + 1, size + found.st_size
-        count += len(folders)
-        if count > _MOST_FILES:
-            return None
-    return f"{count} {size} {newest}"
-
-
-def _environment_state(python: str) -> list[int]:
-    """What changes when an environment is made anew, or something is installed into it."""
-    root = os.path.dirname(os.path.dirname(python))
-    places = [os.path.join(root, "pyvenv.cfg")]
-    with suppress(OSError):
-        library = os.path.join(root, "lib")
-        places += [os.path.join(library, name, "site-packages") for name in sorted(os.listdir(library))]
-    state = []
-    for place in places:
-        with suppress(OSError):
-            found = os.stat(place)
-            state += [found.st_ino, found.st_mtime_ns]
-    return state
 
 
 def sockets_in(place: str) -> list[str]:
@@ -220,7 +151,7 @@ def start_worker(
     if order is None or (not wait and why_cold(paths, plan.agent)):
         return
     with suppress(OSError), Connection(place, f"{number}.sock") as connection:
-        if connection.check(order, idle if wait else None):
+        if connection.check(fingerprint(order), idle if wait else None):
             return
     if not wait and is_held(os.path.join(place, f"{number}.owner")):
         return

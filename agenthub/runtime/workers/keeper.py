@@ -26,6 +26,7 @@ from agenthub.runtime.sandbox.confinement import confine
 from agenthub.runtime.sandbox.policy import BUBBLEWRAP, LANDLOCK, RLIMITS, Network, SandboxPolicy
 from agenthub.runtime.sandbox.tiers import Tiers
 from agenthub.runtime.workers.control import COLD, Upkeep
+from agenthub.runtime.workers.orders import fingerprint
 from agenthub.runtime.workers.places import places
 from agenthub.runtime.workers.post import Post, ThereAlreadyError
 from agenthub.runtime.workers.run import NotBegunError, WarmRequest
@@ -52,6 +53,7 @@ class Keeper:
 
     def __init__(self, order: dict[str, Any], post: Post, base: str) -> None:
         self._order: dict[str, Any] = order["order"]
+        self._fingerprint = fingerprint(self._order)
         self._caps = Limits(**order["caps"])
         self._version: str = order["version"]
         self._current: str = order["current"]
@@ -187,7 +189,7 @@ class Keeper:
                 message = read_message(connection)
                 if "check" in message:
                     self._check(connection, message)
-                elif message.get("order") != self._order:
+                elif message.get("order") != self._fingerprint:
                     send_message(connection, {"no": "differs"})
                 else:
                     return self._run(connection, message)
@@ -196,7 +198,7 @@ class Keeper:
         return False
 
     def _check(self, connection: socket.socket, message: dict[str, Any]) -> None:
-        fits = message["check"] == self._order or not self._lasting
+        fits = message["check"] == self._fingerprint or not self._lasting
         if not fits:
             self._stopping = True
             self._post.hide()  # before whoever asked starts another

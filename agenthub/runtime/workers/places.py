@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+import time
+from contextlib import suppress
 from typing import NamedTuple
 
 from agenthub.runtime.processes.scratch import remove_tree
 
 _MOST_KEPT = 1000
+_TICK = 20_000_000  # nanoseconds; twice what the kernel's clock for files may be behind
 _PATH_ONLY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC if hasattr(os, "O_PATH") else 0
 
 
@@ -58,16 +61,38 @@ class Places:
     def __init__(self, base: str) -> None:
         self._places = places(base)
         self._kept: dict[str, _Kept] = {}
+        self._settled: dict[str, tuple[float, ...]] = {}  # what tells that nothing changed
+        self._newest = 0  # change among them
+        self._certain = False
+        self._untouched = False
         for place in self._places:
             self._note(place)
             for folder, folders, files in os.walk(place):
                 for name in folders + files:
                     self._note(os.path.join(folder, name))
+        self._settle()
 
     def _note(self, path: str) -> None:
         if len(self._kept) >= _MOST_KEPT:
             raise ValueError("too many files")
         self._kept[path] = _Kept(os.lstat(path), tuple(sorted(os.listxattr(path, follow_symlinks=False))))
+
+    def _settle(self) -> None:
+        """Remembers how all looks now; whatever is written, made or removed from now on changes that."""
+        self._settled = {path: _signature(os.lstat(path)) for path in self._kept}
+        self._newest = max(int(signature[-1]) for signature in self._settled.values())
+
+    def note_begin(self) -> None:
+        """A run begins. A change in the same tick of the clock as the one before it would not show."""
+        self._certain = self._newest + _TICK < time.time_ns()
+        self._untouched = False
+
+    def are_untouched(self) -> bool:
+        """Whether it is certain that nothing changed since a run began, of which nothing is left."""
+        if self._certain and not self._untouched:
+            with suppress(OSError):
+                self._untouched = all(_signature(os.lstat(path)) == one for path, one in self._settled.items())
+        return self._untouched
 
     def make_empty(self) -> bool:
         """Removes what runs left; False if something stays, or if what was there has gone or changed."""
@@ -77,6 +102,7 @@ class Places:
                 seen = [self._restore(root, os.path.basename(place), place) for place in self._places]
             finally:
                 os.close(root)
+            self._settle()
         except OSError:
             return False
         return sum(seen) == len(self._kept)
@@ -117,8 +143,8 @@ class Places:
         for attribute in set(os.listxattr(folder)).difference(kept.attributes):
             os.removexattr(folder, attribute)
         os.fchmod(folder, stat.S_IMODE(kept.found.st_mode))
-        os.utime(folder, ns=(kept.found.st_atime_ns, kept.found.st_mtime_ns))
         below = {os.path.join(path, name) for name in os.listdir(folder)}
+        os.utime(folder, ns=(kept.found.st_atime_ns, kept.found.st_mtime_ns))
         if not below <= self._kept.keys() or not kept.is_same(os.fstat(folder)):
             raise OSError("it cannot be made as it was")
         return seen
@@ -132,3 +158,8 @@ class Places:
             times = (kept.found.st_atime_ns, kept.found.st_mtime_ns)
             os.utime(name, ns=times, dir_fd=parent, follow_symlinks=False)
             self._kept[path] = _Kept(os.stat(name, dir_fd=parent, follow_symlinks=False), attributes)
+
+
+def _signature(found: os.stat_result) -> tuple[float, ...]:
+    """What changes with anything that is done to a file or a directory, the time of its last change last."""
+    return (*found[:7], found.st_atime_ns, found.st_mtime_ns, found.st_ctime_ns)

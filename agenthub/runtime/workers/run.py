@@ -19,7 +19,7 @@ from agenthub.runtime.processes.pipes import Pipes
 from agenthub.runtime.processes.process_tree import send_signal
 from agenthub.runtime.processes.run_loop import EXITED, RunLoop
 from agenthub.runtime.processes.supervisor import Completion
-from agenthub.runtime.processes.watch import Watch
+from agenthub.runtime.processes.watch import POLL, Watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -105,6 +105,18 @@ class Loaded(Protocol):
     def is_quiet(self) -> bool:
         """Whether nothing is there but the loaded process, which says and does nothing."""
 
+    def is_alone(self) -> bool:
+        """Whether nobody but the loaded process is there for certain; False where that takes a closer look."""
+
+    def cpu(self) -> float | None:
+        """Seconds that all of it has used so far; None where that takes a closer look."""
+
+    def note_begin(self) -> None:
+        """A run begins: what it writes from now on shows."""
+
+    def wrote_nothing(self) -> bool:
+        """Whether a run that has ended left no trace where it may write; False where that takes a closer look."""
+
 
 class _OfTheRun:
     """A worker's process tree without the worker itself, as `kill_tree` takes one."""
@@ -187,12 +199,14 @@ class WarmRun:
 
     def let_go(self) -> None:
         """Opens the gate: what happens from now on has happened."""
+        self._worker.note_begin()
         self._started = time.monotonic()
         cap, kept = self._limits.disk, self._worker.kept_bytes
         self._disk = DiskUse(self._worker.base, None if cap is None else cap + kept)
         # The loaded process is not the run's: it counts neither as memory nor as time.
         self._watch = Watch(self._tree, 0, self._limits, self._worker.cgroup, self._disk, self._worker.others)
-        self._watch.forget_cpu()
+        self._watch.forget_cpu(self._worker.cpu())
+        self._watch.due = self._started + POLL  # a fork that has only begun has taken nothing
         assert self._ends is not None
         self._pipes = Pipes(
             self._ends, self._exchange, self._log, (self._control.fileno(), *self._stops), self._delivery
@@ -258,7 +272,6 @@ class WarmRun:
         if answer is not None:
             known = set(self._worker.modules)
             self._worker.modules += tuple(name for name in _modules(answer) if name not in known)
-        self._disk.measure()
         return Completion(
             reason=loop.reason,
             status=code if code is not None and code >= 0 else None,
@@ -271,13 +284,19 @@ class WarmRun:
             log=self._log.tail,
             survivors=survivors,
             peak_tasks=max(self._watch.tasks, 1),
-            disk=max(0, self._disk.peak - self._worker.kept_bytes),
+            disk=self._disk_peak(),
             isolation=self._worker.isolation,
         )
 
+    def _disk_peak(self) -> int:
+        if self._disk.peak or not self._worker.wrote_nothing():
+            self._disk.measure()
+        return max(0, self._disk.peak - self._worker.kept_bytes)
+
     def _swept(self) -> bool:
         """Kills whatever of the run is left beside the worker; False if something stays."""
-        return kill_tree(_OfTheRun(self._worker), self._worker.root, None, self._worker.reaped)
+        worker = self._worker
+        return worker.is_alone() or kill_tree(_OfTheRun(worker), worker.root, None, worker.reaped)
 
     def close(self) -> None:
         if self._gate >= 0:

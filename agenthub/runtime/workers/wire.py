@@ -53,11 +53,11 @@ class Connection:
                 os.close(descriptor)
         self._lock = self._folder = -1
 
-    def check(self, order: dict[str, Any], idle: float | None = None) -> bool:
+    def check(self, order: str, idle: float | None = None) -> bool:
         """Whether the worker was started with an order; one that was not ends.
 
         Args:
-            order: what one would be started with now.
+            order: the fingerprint of what one would be started with now.
             idle: the time after which it shall end from now on.
         """
         self.socket.settimeout(_CHECK_TIMEOUT)

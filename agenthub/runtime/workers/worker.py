@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import time
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from agenthub.errors import AgentRuntimeError
@@ -37,6 +38,7 @@ from agenthub.runtime.processes.subreaper import Subreaper
 from agenthub.runtime.processes.watch import Watch
 from agenthub.runtime.workers.places import Places, make_places, places
 from agenthub.runtime.workers.run import LARGEST_ANSWER, NotBegunError, WarmRequest, WarmRun, read_answer
+from agenthub.runtime.workers.stillness import Stillness
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,6 +111,7 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._zygote = 0
         self._places: Places | None = None
+        self._stillness: Stillness | None = None
         self._subreaper = Subreaper()
         self._held = False
         self.reaped = Reaped()
@@ -188,7 +191,8 @@ class Worker:
             reason = answer.get("unsafe") or answer.get("problem") or ended
             raise NotLoadedError(str(reason)[:500], details=words.decode("utf-8", "replace").splitlines()[-20:])
         helpers = set(self._confinement.helpers())
-        found = [member for member in self.tree.scan() if member.pid not in helpers and not member.zombie]
+        living = [member for member in self.tree.scan() if not member.zombie]
+        found = [member for member in living if member.pid not in helpers]
         if len(found) != 1:
             raise NotLoadedError("it starts processes when it is imported")
         if found[0].tasks != 1:
@@ -201,6 +205,8 @@ class Worker:
             raise NotLoadedError(f"what it writes when it is imported cannot be kept: {error}") from None
         self.kept_bytes = DiskUse(self.base, None).measure()
         self._zygote = found[0].pid
+        with suppress(OSError):
+            self._stillness = Stillness([member.pid for member in living])
         self.alive = True
 
     def _listen(self, timeout: float) -> bytes:
@@ -235,6 +241,8 @@ class Worker:
         self.alive = False
         self.control.close()
         self._theirs.close()
+        if self._stillness is not None:
+            self._stillness.close()
         process = self._process
         survivors = False
         if process is not None:
@@ -267,11 +275,23 @@ class Worker:
 
     def is_quiet(self) -> bool:
         """Whether nothing is there but the loaded process, which says and does nothing."""
+        return (self.is_alone() or self._seems_alone()) and not select.select([self.control], [], [], 0)[0]
+
+    def is_alone(self) -> bool:
+        """Whether nobody but the loaded process is there for certain; False where that takes a closer look."""
+        return self._stillness is not None and self._stillness.holds()
+
+    def _seems_alone(self) -> bool:
         others = self.others()
         members = [member for member in self.tree.scan() if not member.zombie]
-        if any(member.pid not in others or (member.pid == self._zygote and member.tasks != 1) for member in members):
-            return False
-        return not select.select([self.control], [], [], 0)[0]
+        return all(member.pid in others and (member.pid != self._zygote or member.tasks == 1) for member in members)
+
+    def cpu(self) -> float | None:
+        """Seconds that all of it has used so far; None where that takes a closer look."""
+        try:
+            return None if self._stillness is None else self._stillness.cpu()
+        except (OSError, IndexError):  # one of them is gone
+            return None
 
     @property
     def memory(self) -> int:
@@ -343,8 +363,17 @@ class Worker:
 
     def tidy(self) -> None:
         """After a run: removes what it wrote; a worker that cannot be made as new is not `alive` any more."""
-        if self._places is None or not self._places.make_empty():
+        if self._places is None or not (self._places.are_untouched() or self._places.make_empty()):
             self.alive = False
+
+    def note_begin(self) -> None:
+        """A run begins: what it writes from now on shows."""
+        if self._places is not None:
+            self._places.note_begin()
+
+    def wrote_nothing(self) -> bool:
+        """Whether a run that has ended left no trace where it may write; False where that takes a closer look."""
+        return self._places is not None and self._places.are_untouched()
 
 
 def _is_admitted(admit: Callable[[], bool]) -> bool:
