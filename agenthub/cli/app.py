@@ -68,6 +68,7 @@ COMMANDS = {
     "doctor": Command("doctor", "check this machine and everything installed"),
     "dir": Command("inspect", "print where an agent, or everything, is on disk"),
     "cache": Command("maintenance", "show or clean the cache"),
+    "gc": Command("maintenance", "remove versions and leftovers that nobody refers to"),
     "config": Command("maintenance", "show every setting and where its value comes from"),
     "completion": Command("completion", "print a shell's completion script"),
     "complete": Command("completion", ""),

@@ -1,4 +1,4 @@
-"""`agenthub config` and `cache`."""
+"""`agenthub config`, `cache` and `gc`."""
 
 from __future__ import annotations
 
@@ -94,4 +94,39 @@ def cache(arguments: argparse.Namespace, output: Output) -> int:
         output.json({"path": path} if arguments.action == "dir" else {"path": path, "bytes": size})
     elif arguments.action != "clean":
         output.result(path if arguments.action == "dir" else format_size(size))
+    return 0
+
+
+def configure_gc(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--keep", type=int, metavar="N", help="superseded versions of an agent that stay; by default 2")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be removed, and stop")
+    parser.add_argument("--json", action="store_true", help="print a JSON document")
+
+
+def gc(arguments: argparse.Namespace, output: Output) -> int:
+    """Removes what nobody refers to: superseded versions, links of projects that are gone, what was left behind."""
+    from agenthub.runtime.agents.garbage import collect
+
+    if arguments.keep is not None and arguments.keep < 0:
+        raise InvalidInputError("--keep takes a number of 0 or more")
+    with output.progress("looking for what nobody refers to") as progress:
+        found = collect(Settings(), keep=arguments.keep, remove=not arguments.dry_run, say=progress.update)
+    size = sum(each.size for each in found if not each.in_use)
+    count = sum(not each.in_use for each in found)
+    if arguments.json:
+        output.json({"dry_run": arguments.dry_run, "bytes": size, "found": [each._asdict() for each in found]})
+        return 0
+    for each in found:
+        shown = printable(f"{each.kind} of {each.what}" if each.kind != "version" else f"version {each.what}")
+        if each.in_use:
+            output.note(f"{shown} is in use, and stays")
+        elif arguments.dry_run:
+            output.result(f"{shown}  {format_size(each.size)}  {printable(each.path)}")
+        else:
+            output.detail(f"removed {printable(each.path)}")
+    if count:
+        verb = "would remove" if arguments.dry_run else "✓ removed"
+        output.note(f"{verb} {count} thing{'s' * (count > 1)}, {format_size(size)}")
+    else:
+        output.note("nothing to remove")
     return 0

@@ -214,11 +214,15 @@ def uninstall(
         _remove_all(paths, owner, name, removable, claims)
 
 
-def sweep_removed(paths: Paths) -> list[str]:
+def sweep_removed(paths: Paths, *, remove: bool = True) -> list[str]:
     """Finishes removals that were cut short: versions, grants and states of agents that have no link any more.
 
+    Args:
+        paths: of the store.
+        remove: off: only look.
+
     Returns:
-        list[str]: the directories and files that were removed.
+        list[str]: the directories and files that were removed, or would be.
     """
     removed = []
     with storing("clean up", paths.home):
@@ -228,7 +232,7 @@ def sweep_removed(paths: Paths) -> list[str]:
         for owner, name in sorted(found):
             known = is_name(owner) and is_name(name)
             if known and not os.path.lexists(os.path.join(paths.agents, owner, name)):
-                removed += _finish_removal(paths, owner, name)
+                removed += _finish_removal(paths, owner, name, remove=remove)
     return removed
 
 
@@ -239,7 +243,7 @@ def _entries(root: str) -> Iterator[tuple[str, str]]:
                 yield from ((owner, leaf) for leaf in os.listdir(os.path.join(root, owner)))
 
 
-def _finish_removal(paths: Paths, owner: str, name: str) -> list[str]:
+def _finish_removal(paths: Paths, owner: str, name: str, *, remove: bool) -> list[str]:
     lock = _lock_path(paths, owner, name)
     os.makedirs(paths.locks, mode=0o700, exist_ok=True)
     os.close(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
@@ -251,11 +255,14 @@ def _finish_removal(paths: Paths, owner: str, name: str) -> list[str]:
         if os.path.lexists(os.path.join(paths.agents, owner, name)):
             return []
         removable = _removable(paths, folder)
+        files = (os.path.join(paths.grants, owner, f"{name}.json"), state_path(paths, owner, name))
+        found = bool(removable) or any(map(os.path.lexists, files))
         with ExitStack() as claims:
-            if not _claim_all(removable, claims):
+            if remove and not _claim_all(removable, claims):
                 return []
-            _remove_all(paths, owner, name, removable, claims)
-        return removable
+            if remove:
+                _remove_all(paths, owner, name, removable, claims)
+        return [folder] if found else []
     finally:
         os.close(descriptor)
 

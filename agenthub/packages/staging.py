@@ -120,40 +120,42 @@ def _discard(path: str, descriptor: int) -> None:
         os.close(descriptor)
 
 
-def sweep(paths: Paths, *, thorough: bool = False) -> list[str]:
+def sweep(paths: Paths, *, thorough: bool = False, remove: bool = True) -> list[str]:
     """Removes what dead processes left: staging directories, half-made environments, and versions without a record.
 
     Args:
         paths: of the store.
         thorough: look through all versions, and not only at those that a staging note names.
+        remove: off: only look.
 
     Returns:
-        list[str]: what was removed.
+        list[str]: what was removed, or would be.
 
     Raises:
         StoreError: the store cannot be written, or a newer agenthub wrote it.
     """
     with storing("clean up", paths.home):
-        removed = _mend_marker(paths) if thorough else []
+        removed = _mend_marker(paths) if thorough and remove else []
         check_marker(paths)
         names = set(_names(paths.staging))
         for name in sorted(names):
             path = os.path.join(paths.staging, name)
             if name.endswith(_LOCK):
-                removed += _sweep_abandoned(paths, path)
+                removed += _sweep_abandoned(paths, path, remove)
             elif name + _LOCK not in names and not os.path.lexists(path + _LOCK):
-                remove_tree(path)
+                if remove:
+                    remove_tree(path)
                 removed.append(path)
         for name in _names(paths.workshop):
             if name.endswith(_LOCK):
-                removed += _sweep_bench(os.path.join(paths.workshop, name))
+                removed += _sweep_bench(os.path.join(paths.workshop, name), remove)
         if thorough:
             for version_dir in _all_versions(paths):
-                removed += _remove_incomplete(version_dir)
+                removed += _remove_incomplete(version_dir, remove)
     return removed
 
 
-def _sweep_abandoned(paths: Paths, lock: str) -> list[str]:
+def _sweep_abandoned(paths: Paths, lock: str, remove: bool) -> list[str]:
     descriptor = acquire_abandoned(lock)
     if descriptor is None:
         return []
@@ -161,18 +163,19 @@ def _sweep_abandoned(paths: Paths, lock: str) -> list[str]:
         noted = os.fsdecode(os.pread(descriptor, 8192, 0))
         removed = []
         if noted.startswith(paths.versions + os.sep) and os.path.normpath(noted) == noted:
-            removed = _remove_unfinished(paths, noted)
+            removed = _remove_unfinished(paths, noted, remove)
         path = lock.removesuffix(_LOCK)
         if os.path.lexists(path):
-            remove_tree(path)
             removed.append(path)
-        os.unlink(lock)
+        if remove:
+            remove_tree(path)
+            os.unlink(lock)
         return removed
     finally:
         os.close(descriptor)
 
 
-def _sweep_bench(lock: str) -> list[str]:
+def _sweep_bench(lock: str, remove: bool) -> list[str]:
     """Removes a half-made environment; its lock stays, since the bench is used again."""
     path = lock.removesuffix(_LOCK)
     if not os.path.lexists(path):
@@ -181,13 +184,14 @@ def _sweep_bench(lock: str) -> list[str]:
     if descriptor is None:
         return []
     try:
-        remove_tree(path)
+        if remove:
+            remove_tree(path)
         return [path]
     finally:
         os.close(descriptor)
 
 
-def _remove_unfinished(paths: Paths, version_dir: str) -> list[str]:
+def _remove_unfinished(paths: Paths, version_dir: str, remove: bool) -> list[str]:
     """Removes a version whose maker died before any link named it, be it complete or not."""
     owner, name = version_dir.split(os.sep)[-3:-1]
     link = os.path.join(paths.agents, owner, name)
@@ -195,16 +199,16 @@ def _remove_unfinished(paths: Paths, version_dir: str) -> list[str]:
         return []
     if version_dir in referenced_versions(paths):
         return []
-    return _remove_unused(version_dir)
+    return _remove_unused(version_dir, remove)
 
 
-def _remove_incomplete(version_dir: str) -> list[str]:
+def _remove_incomplete(version_dir: str, remove: bool) -> list[str]:
     if not os.path.isdir(version_dir) or os.path.lexists(os.path.join(version_dir, RECORD)):
         return []
-    return _remove_unused(version_dir, complete=False)
+    return _remove_unused(version_dir, remove, complete=False)
 
 
-def _remove_unused(version_dir: str, *, complete: bool = True) -> list[str]:
+def _remove_unused(version_dir: str, remove: bool, *, complete: bool = True) -> list[str]:
     """Removes a version that nobody holds; with `complete` off, only while it has no record."""
     unused = claim_unused(version_dir)
     if unused is None:
@@ -212,6 +216,8 @@ def _remove_unused(version_dir: str, *, complete: bool = True) -> list[str]:
     with unused:
         if not complete and os.path.lexists(os.path.join(version_dir, RECORD)):
             return []
+        if not remove:
+            return [version_dir]
         remove_tree(version_dir)
     for parent in (os.path.dirname(version_dir), os.path.dirname(os.path.dirname(version_dir))):
         with suppress(OSError):  # not empty

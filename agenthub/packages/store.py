@@ -202,11 +202,12 @@ class Store:
 
         return staging.new_staging_directory(self.paths)
 
-    def sweep(self, *, thorough: bool = False) -> list[str]:
-        """Removes what dead processes left, and says what; `thorough` looks at every version."""
+    def sweep(self, *, thorough: bool = False, remove: bool = True) -> list[str]:
+        """Removes what dead processes left, and says what; `thorough` looks at every version, without `remove` only."""
         from agenthub.packages import changes, staging
 
-        return staging.sweep(self.paths, thorough=thorough) + (changes.sweep_removed(self.paths) if thorough else [])
+        found = staging.sweep(self.paths, thorough=thorough, remove=remove)
+        return found + (changes.sweep_removed(self.paths, remove=remove) if thorough else [])
 
     def agent_lock(
         self, owner: str, name: str, waiting: Callable[[], None] | None = None

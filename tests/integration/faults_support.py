@@ -90,7 +90,7 @@ class Hub:
 
     def leftovers(self):
         """What is neither a part of an agent nor of the store itself."""
-        kept = {"store.json", "index.json", "consents.json", "config.toml"}
+        kept = {"store.json", "index.json", "consents.json", "config.toml", "owners.json", "states"}
         kept |= {"agents", "versions", "locks", "grants", "cache", "staging", "history"}
         found = [path for path in self.home.iterdir() if path.name not in kept]
         found += (self.home / "staging").iterdir() if (self.home / "staging").exists() else ()

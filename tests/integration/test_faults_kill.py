@@ -89,12 +89,12 @@ def kill_again_and_again(hub, agents, kills, seed):
         if number % 4 == 3:
             assert hub.checks("--fix") == []
             assert hub.leftovers() == []
-            assert len(hub.versions()) <= 2
+            assert len(hub.versions()) <= 3
     assert hub.checks("--fix") == []
     assert hub.leftovers() == []
     hub.install("--force", new)
     assert check_after_kill(hub, {NEW}) == NEW
-    assert len(hub.versions()) == 1
+    assert len(hub.versions()) <= 3
     return seen
 
 
@@ -274,7 +274,7 @@ def test_installs_against_uninstalls(hub, agents):
 def assert_one_version(hub):
     (agent,) = hub.agents()
     assert agent["version"] == json.loads(hub.ok("info", "probe", "--json"))["version"]
-    assert len(hub.versions()) == 1
+    assert len(hub.versions()) <= 3  # it, and those that it may go back to
     assert hub.leftovers() == []
     assert hub.checks() == []
     return agent["version"]
