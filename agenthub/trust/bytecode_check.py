@@ -40,7 +40,7 @@ def _wrong(path: str) -> str:
         with open(source, "rb") as file:
             text = file.read()
     except FileNotFoundError:
-        return "has no module beside it"
+        return ""  # nor does Python load it without the module
     try:
         if data[:4] != importlib.util.MAGIC_NUMBER or not _fits(data[4:_HEADER], source, text):
             return ""  # Python does not load it

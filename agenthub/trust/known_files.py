@@ -1,7 +1,8 @@
 """Digests of files that were installed before: the same distribution is not read again for each agent that has it.
 
-An entry is named by a distribution's `RECORD` and holds what was found when its files were first read here. A file
-that was changed in uv's cache since is listed as it was, and `verify` says so.
+An entry is named by a distribution's `RECORD` and holds what was found when its files were first read here; of those
+alone of which the `RECORD` has a digest, so that the same one speaks of the same files. A file that was changed in uv's
+cache since is listed as it was, and `verify` says so.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
 from contextlib import suppress
 
 from agenthub.values import NamedTuple
@@ -40,7 +40,7 @@ class KnownFiles:
     def __init__(self, folder: str, cache: str) -> None:
         self._folder = folder if cache else ""
         self._cache = cache
-        self._known: dict[str, tuple[str, int]] = {}
+        self._known: dict[str, str] = {}
         self._missing: dict[str, list[str]] = {}
         claimed: set[str] = set()
         twice: set[str] = set()
@@ -56,16 +56,9 @@ class KnownFiles:
             self._known.pop(path, None)
 
     def what(self, path: str) -> str | None:
-        """What is at `path`, if it is a file that is known; of one whose size or mode is another, nothing is."""
-        if not self._folder or not path.startswith(self._folder + os.sep):
-            return None
-        found = self._known.get(path[len(self._folder) + 1 :])
-        if found is None:
-            return None
-        state = os.lstat(path)
-        what, size = found
-        same = stat.S_ISREG(state.st_mode) and state.st_size == size
-        return what if same and bool(state.st_mode & stat.S_IXUSR) == what.endswith(" x") else None
+        """What is at `path`, if it is a file that is known."""
+        inside = self._folder + os.sep
+        return self._known.get(path[len(inside) :]) if self._folder and path.startswith(inside) else None
 
     def learn(self, files: dict[str, str]) -> None:
         """Keeps what was read of distributions that were not known; where that cannot be, nothing is lost."""
@@ -74,13 +67,8 @@ class KnownFiles:
         with suppress(OSError):
             os.makedirs(self._cache, mode=0o700, exist_ok=True)
             for key, paths in self._missing.items():
-                entry = {}
-                for path in paths:
-                    place = os.path.join(self._folder, path)
-                    what = files.get(place, "")
-                    if what and not what.startswith(("->", "special")):
-                        entry[path] = [what, os.lstat(place).st_size]
-                self._store(key, entry)
+                found = {path: files.get(os.path.join(self._folder, path), "") for path in paths}
+                self._store(key, {path: what for path, what in found.items() if what[:64].isalnum()})
 
     def _records(self) -> list[tuple[str, list[str]]]:
         """For each distribution the name of its entry, and the paths in `site-packages` that its `RECORD` names."""
@@ -93,15 +81,16 @@ class KnownFiles:
                         found.append(_parsed(record))
         return found
 
-    def _load(self, key: str) -> dict[str, tuple[str, int]] | None:
+    def _load(self, key: str) -> dict[str, str] | None:
         try:
             with open(os.path.join(self._cache, key), "rb") as file:
                 entry = json.loads(file.read())
-            return {path: (str(what), int(size)) for path, (what, size) in entry.items()}
-        except (OSError, ValueError, TypeError, AttributeError):
+        except (OSError, ValueError):
             return None
+        sound = isinstance(entry, dict) and all(isinstance(what, str) for what in entry.values())
+        return entry if sound else None
 
-    def _store(self, key: str, entry: dict[str, list[object]]) -> None:
+    def _store(self, key: str, entry: dict[str, str]) -> None:
         temporary = os.path.join(self._cache, f"{key}.{os.getpid()}-{os.urandom(4).hex()}")
         with open(temporary, "x", encoding="ascii") as file:
             json.dump(entry, file, separators=(",", ":"))
@@ -112,4 +101,4 @@ def _parsed(record: bytes) -> tuple[str, list[str]]:
     # Scripts lie outside, and have the environment's path in them: they would make another name for each agent.
     lines = [line for line in record.splitlines() if line and not line.startswith((b"../", b"/", b'"'))]
     key = hashlib.sha256(b"\n".join(lines)).hexdigest()[:40]
-    return key, [os.fsdecode(line.partition(b",")[0]) for line in lines]
+    return key, [os.fsdecode(line.partition(b",")[0]) for line in lines if b",sha256=" in line]
