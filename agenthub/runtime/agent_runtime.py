@@ -6,16 +6,15 @@ import os
 from contextlib import contextmanager, suppress
 
 from agenthub.config import EnvironmentConfig, RuntimeConfig, Settings, scratch_base
-from agenthub.errors import AgentNotFoundError, AgentRuntimeError, EnvironmentError, MethodNotFoundError, nearest
+from agenthub.errors import AgentRuntimeError, EnvironmentError, MethodNotFoundError, nearest
 from agenthub.observability.recorder import Recorder
-from agenthub.packages.locks import hold
 from agenthub.packages.store import Store
 from agenthub.runtime.environment_manager import PENDING_BYTECODE, EnvironmentManager
 from agenthub.runtime.processes.limits import Limits, merge_limits
 from agenthub.runtime.runs.documents import manifest_document, run_envelope
 from agenthub.runtime.runs.facts import begin_recording
 from agenthub.runtime.runs.file_results import with_file
-from agenthub.runtime.runs.locator import LocatedAgent, is_path, locate, locate_directory
+from agenthub.runtime.runs.locator import LocatedAgent, hold_located, is_path, locate, locate_directory
 from agenthub.runtime.runs.permissions import check_paths, effective_permissions
 from agenthub.runtime.runs.plan import RunOptions, RunPlan, make_policy, plan_run, plan_worker, tiers_here
 from agenthub.runtime.runs.variables import WITHHELD
@@ -195,7 +194,7 @@ class AgentRuntime:
 
     def _warm(self, plan: RunPlan, python: str | None, options: RunOptions, run_id: str) -> _Outcome | None:
         """By a worker, where there is one for this agent that was given what this run may have."""
-        if python is None or not self._may_be_loaded(plan.agent):
+        if python is None or plan.agent.wanted or not self._may_be_loaded(plan.agent):
             return None
         from agenthub.runtime.workers.client import run_warm
 
@@ -227,7 +226,7 @@ class AgentRuntime:
         """Starts a worker for the runs to come, and does not wait for it."""
         from agenthub.runtime.workers.control import can_be_warm, start_worker
 
-        if python is None or can_be_warm(agent):
+        if python is None or agent.wanted or can_be_warm(agent):
             return
         with suppress(AgentRuntimeError, OSError):  # this run has its result
             plan = self._lasting_plan(agent)
@@ -264,13 +263,8 @@ class AgentRuntime:
 
     @contextmanager
     def _held(self, agent: LocatedAgent) -> Iterator[LocatedAgent]:
-        """Keeps an installed version from being removed; takes the newer one where it was removed just now."""
-        held = None
-        with suppress(AgentNotFoundError):
-            held = hold(agent.directory)
-        if (held is None or not held.held) and agent.record is not None and not os.path.isdir(agent.directory):
-            place, held = self.store.hold_current(agent.owner, agent.name)
-            agent = locate_directory(place, self.store)
+        """Keeps an installed version from being removed, as `hold_located` does."""
+        agent, held = hold_located(self.store, agent)
         try:
             yield agent
         finally:

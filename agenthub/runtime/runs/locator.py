@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from agenthub.config import RECORD
 from agenthub.errors import AgentNotFoundError
 from agenthub.manifest import AgentManifest, read_manifest
+from agenthub.packages.locks import Hold, hold
 from agenthub.packages.record import InstallRecord, read_record
 from agenthub.packages.store import Store
 from agenthub.values import NamedTuple
@@ -74,6 +76,23 @@ def locate(store: Store, agent: str, directory: str | None = None) -> LocatedAge
         located = locate_directory(store.choose_version(owner, name, wanted).directory, store)
         return located._replace(wanted=wanted)
     return locate_directory(store.current_version_dir(owner, name), store)
+
+
+def hold_located(store: Store, agent: LocatedAgent) -> tuple[LocatedAgent, Hold | None]:
+    """Keeps an installed version from being removed; takes the newer one where it was removed just now.
+
+    Raises:
+        AgentNotFoundError: it was removed just now, and was asked for by its version.
+    """
+    held = None
+    with suppress(AgentNotFoundError):
+        held = hold(agent.directory)
+    if (held is None or not held.held) and agent.record is not None and not os.path.isdir(agent.directory):
+        if agent.wanted:
+            raise AgentNotFoundError(f"{agent.label} {agent.record.version} was removed a moment ago")
+        place, held = store.hold_current(agent.owner, agent.name)
+        agent = locate_directory(place, store)
+    return agent, held
 
 
 def locate_directory(path: str, store: Store | None = None) -> LocatedAgent:
