@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 
 import pytest
@@ -54,6 +55,11 @@ class Cli:
 def cli(monkeypatch, capsysbinary):
     """`cli("list", "--json")` -> Finished."""
     return Cli(monkeypatch, capsysbinary)
+
+
+def pytest_configure():
+    """A shell without job control has what it starts in the background ignore Ctrl-C, which the tests send."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):
