@@ -63,13 +63,9 @@ def names_of(entry: Any, where: str) -> set[str]:
     Raises:
         InstallError: it is no advisory.
     """
-    if (
-        not isinstance(entry, dict)
-        or not is_identifier(entry.get("id"))
-        or not isinstance(entry.get("affected", []), list)
-    ):
+    if not isinstance(entry, dict) or not is_identifier(entry.get("id")):
         raise InstallError(f"{where} is not an advisory in OSV format")
-    return {normalised(name) for affected in entry.get("affected", []) for name in _name(affected)}
+    return {normalised(name) for affected in _listed(entry, "affected") for name in _name(affected)}
 
 
 def withdrawn(entry: dict[str, Any]) -> bool:
@@ -90,7 +86,11 @@ def vulnerability(entry: dict[str, Any], package: Package) -> Vulnerability:
 
 
 def is_affected(entry: dict[str, Any], package: Package) -> bool:
-    """Whether an advisory that was not withdrawn is about this version of a package."""
+    """Whether an advisory that was not withdrawn is about this version of a package.
+
+    Raises:
+        InstallError: what it says of the package makes no sense, so that nobody can know.
+    """
     return not withdrawn(entry) and any(_covers(affected, package) for affected in _about(entry, package.name))
 
 
@@ -128,17 +128,24 @@ def _name(affected: Any) -> Iterator[str]:
 
 
 def _about(entry: dict[str, Any], name: str) -> Iterator[dict[str, Any]]:
-    for affected in entry.get("affected") or ():
+    for affected in _listed(entry, "affected"):
         if name in map(normalised, _name(affected)):
             yield affected
 
 
 def _covers(affected: dict[str, Any], package: Package) -> bool:
     version = _version(package.version)
-    for text in affected.get("versions") or ():
+    for text in _listed(affected, "versions"):
         if text == package.version or (version is not None and _version(text) == version):
             return True
     return version is not None and any(_in_range(events, version) for events in _ranges(affected))
+
+
+def _listed(values: dict[str, Any], key: str) -> list[Any]:
+    found = values.get(key) or []
+    if not isinstance(found, list):
+        raise InstallError(f"an advisory is not to be understood: its '{key}' is not a list")
+    return found
 
 
 def _ranges(affected: dict[str, Any]) -> Iterator[list[tuple[Version, int, str]]]:
@@ -146,11 +153,11 @@ def _ranges(affected: dict[str, Any]) -> Iterator[list[tuple[Version, int, str]]
     from packaging.version import Version
 
     order = {"introduced": 0, "fixed": 1, "last_affected": 2, "limit": 3}
-    for each in affected.get("ranges") or ():
+    for each in _listed(affected, "ranges"):
         if not isinstance(each, dict) or each.get("type") not in ("ECOSYSTEM", "SEMVER"):
             continue
         events = []
-        for event in each.get("events") or ():
+        for event in _listed(each, "events"):
             for kind, text in event.items() if isinstance(event, dict) else ():
                 version = Version("0.dev0") if kind == "introduced" and text == "0" else _version(text)
                 if kind in order and version is not None:
@@ -207,7 +214,8 @@ def _severity(entry: dict[str, Any]) -> str:
     word = specific.get("severity") if isinstance(specific, dict) else None
     if isinstance(word, str) and word.isascii() and word.isalpha():
         return word.lower()
-    for each in entry.get("severity") or ():
+    severity = entry.get("severity")
+    for each in severity if isinstance(severity, list) else ():
         score = each.get("score") if isinstance(each, dict) else None
         if isinstance(score, str) and len(score) < 200 and score.isascii() and score.isprintable():
             return score

@@ -34,7 +34,7 @@ LARGEST_FILE = 512 << 20
 MOST_ENTRIES = 2_000_000
 
 _BATCH = 500  # packages in a request; OSV takes 1,000
-_MOST_PAGES = 100
+_MOST_PAGES = 20  # of 1,000 advisories of a package
 _ATTEMPTS = 3
 _BACK_OFF = 0.5  # seconds; doubled at each further attempt
 _LARGEST_ANSWER = 64 << 20
@@ -104,10 +104,7 @@ def _local(path: str, packages: Sequence[Package], on_progress: Callable[[str], 
             raise UnreachableError(f"{path} has more than {MOST_ENTRIES:,} advisories")
         if on_progress and entries % 1000 == 0:
             on_progress(f"{entries:,} advisories")
-        try:
-            names = names_of(entry, where)
-        except RecursionError:
-            raise UnreachableError(f"{where} is nested too deeply") from None
+        names = names_of(entry, where)
         modified = str(entry.get("modified") or "")
         newest = max(newest, modified[:40])
         for name in names & by_name.keys():
