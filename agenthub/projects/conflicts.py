@@ -15,20 +15,21 @@ def refuse_conflicts(text: str, path: str) -> None:
     if not re.search(r"^<{7} ", text, re.MULTILINE):
         return
     sides: dict[str, list[str]] = {}
-    within, last = "", ""  # the side that a line is of, and the agent whose block it is in
+    within = last = before = ""  # the side that a line is of, the agent whose block it is in, that above the conflict
     for line in text.splitlines():
         marker = line[:7]
-        if marker == "<<<<<<<" or (marker == ">>>>>>>" and within):
-            label = line[8:].strip() or "?"
-            if marker == ">>>>>>>":
-                sides[label] = [*sides.get(label, []), *sides.pop("=======", [])]
-            within = label if marker == "<<<<<<<" else ""
+        if marker == "<<<<<<<":
+            within, before = line[8:].strip() or "?", last
         elif marker in ("=======", "|||||||") and within:
-            within = marker
+            within, last = marker, before
+        elif marker == ">>>>>>>" and within:
+            label = line[8:].strip() or "?"
+            sides[label] = [*sides.get(label, []), *sides.pop("=======", [])]
+            within = ""
         else:
             found = _BLOCK.match(line)
-            last = (found[1] or found[2]) if found else last
-            if within and last:
+            last = (found[1] or found[2]) if found else "" if line.startswith("[[agent]]") else last
+            if within and last and line.strip():
                 sides.setdefault(within, []).append(last)
     sides.pop("|||||||", None)
     said = "; ".join(f"{label}: {_listed(names)}" for label, names in sides.items())

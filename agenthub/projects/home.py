@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
 
 from agenthub import __version__
 from agenthub.config import RECORD, VENV, Paths
@@ -20,6 +19,7 @@ from agenthub.packages.project_links import (
     project_links,
 )
 from agenthub.projects.files import read_bytes
+from agenthub.values import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
