@@ -6,7 +6,6 @@ import os
 
 from agenthub.config import parse_flag
 from agenthub.errors import InvalidInputError, nearest
-from agenthub.manifest.check import describe, violations
 from agenthub.quick_json import loads
 
 TYPE_CHECKING = False
@@ -75,6 +74,8 @@ def _checked(method: Method, parameter: Parameter, value: Any, directory: str) -
     schema = parameter.schema
     if schema["type"] == "integer" and isinstance(value, float) and value.is_integer():
         value = int(value)
+    from agenthub.manifest.check import violations  # what has no inputs does without
+
     for violation in violations(value, schema, (parameter.name,)):
         where = ".".join(map(str, violation.path))
         raise InvalidInputError(
@@ -98,6 +99,8 @@ def _checked_path(method: Method, parameter: Parameter, value: str, directory: s
     path = os.path.normpath(os.path.join(directory, os.path.expanduser(value)))
     complaint = None
     if "\0" in path or not value:
+        from agenthub.manifest.check import describe
+
         complaint = f"{describe(value)} is not a path"
     elif parameter.access == "write":
         if not os.path.isdir(os.path.dirname(path)):
@@ -148,6 +151,8 @@ def _converted(method: Method, name: str, types: list[str], text: str) -> Any:
             return _CONVERTERS[kind](text)
         except (ValueError, RecursionError):
             continue
+    from agenthub.manifest.check import describe
+
     expected = " or ".join(_NAMES[kind] for kind in types)
     raise InvalidInputError(
         f"{method.name}: {name}: {describe(text)} is not {expected}",

@@ -13,7 +13,6 @@ from agenthub.runtime.environment_manager import PENDING_BYTECODE, EnvironmentMa
 from agenthub.runtime.processes.limits import Limits, merge_limits
 from agenthub.runtime.runs.documents import manifest_document, run_envelope
 from agenthub.runtime.runs.facts import begin_recording
-from agenthub.runtime.runs.file_results import with_file
 from agenthub.runtime.runs.locator import LocatedAgent, hold_located, is_path, locate, locate_directory
 from agenthub.runtime.runs.permissions import check_paths, effective_permissions
 from agenthub.runtime.runs.plan import RunOptions, RunPlan, make_policy, plan_run, plan_worker, tiers_here
@@ -239,6 +238,7 @@ class AgentRuntime:
         """In a process of its own that is started for it."""
         from agenthub.runtime.processes.scratch import scratch_directory
         from agenthub.runtime.runs.confinement import held
+        from agenthub.runtime.runs.file_results import with_file
 
         with scratch_directory(run_id, self.runtime_config.cleanup_interval) as scratch, held(plan, scratch) as holder:
             outcome = self.process_manager.execute_agent(

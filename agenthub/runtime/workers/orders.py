@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from typing import Any
 
 from agenthub import __version__
 from agenthub.observability.recorder import digest
@@ -13,6 +12,8 @@ from agenthub.runtime.runs.plan import OFF
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from agenthub.runtime.runs.locator import LocatedAgent
     from agenthub.runtime.runs.plan import RunPlan
 
