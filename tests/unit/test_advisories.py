@@ -86,7 +86,7 @@ def test_aliases_are_one():
 
 @pytest.mark.parametrize(
     "entry",
-    [None, [], {}, {"id": 5}, {"id": "../x"}, {"id": "A" * 200}, {"id": "X-1", "affected": {}}, {"id": "a b"}],
+    [None, [], {}, {"id": 5}, {"id": "../x"}, {"id": "A" * 200}, {"id": "X-1", "affected": "x"}, {"id": "a b"}],
 )
 def test_what_is_no_advisory(entry):
     with pytest.raises(InstallError):
