@@ -45,7 +45,7 @@ class Channel:
     def read(self) -> dict[str, Any]:
         parts: list[bytes] = []
         while True:
-            part = os.read(self.reader, 1 << 20)
+            part = os.read(self.reader, 1 << 16)
             line, feed, rest = part.partition(b"\n")
             parts.append(line)
             if feed or not part:

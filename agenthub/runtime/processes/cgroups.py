@@ -7,7 +7,7 @@ import os
 import signal
 import time
 
-from agenthub.runtime.processes.process_tree import is_alive, send_signal
+from agenthub.runtime.processes.process_tree import is_alive, read_file, send_signal
 from agenthub.values import NamedTuple, Protocol
 
 _PREFIX = "agenthub-"
@@ -232,8 +232,8 @@ def _pids(directory: str) -> list[int]:
 
 
 def _counter(directory: str, name: str, key: str) -> int:
-    for line in _lines(os.path.join(directory, name)):
-        if line.startswith(key + " "):
+    for line in read_file(os.path.join(directory, name)).splitlines():
+        if line.startswith(key.encode() + b" "):
             return int(line.split()[1])
     return 0
 

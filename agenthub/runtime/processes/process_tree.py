@@ -165,6 +165,16 @@ def send_signal(pid: int, number: int) -> None:
         return
 
 
+def shares_memory(pid: int) -> bool:
+    """Whether a process has writable memory that its forks would share with it."""
+    try:
+        with open(f"/proc/{pid}/maps", "rb") as file:
+            rights = [line.split(None, 2)[1] for line in file]
+    except OSError:
+        return True
+    return any(right[1:2] == b"w" and right[3:4] == b"s" for right in rights)
+
+
 def peak_rss(pid: int) -> int:
     """The most bytes that a living process ever had resident since its exec; 0 if it is gone."""
     status = read_file(f"/proc/{pid}/status")

@@ -30,7 +30,7 @@ from agenthub.runtime.workers.orders import fingerprint
 from agenthub.runtime.workers.places import places
 from agenthub.runtime.workers.post import Post, ThereAlreadyError
 from agenthub.runtime.workers.run import NotBegunError, WarmRequest
-from agenthub.runtime.workers.wire import GO, peer_of, read_message, send_message
+from agenthub.runtime.workers.wire import Teller, let_go, peer_of, read_message, send_message
 from agenthub.runtime.workers.worker import DOMAIN, NAMESPACE, NotLoadedError, Worker, WorkerSpec
 
 TYPE_CHECKING = False
@@ -65,7 +65,8 @@ class Keeper:
         self._base = base
         self._runs = 0
         self._started = time.time()
-        self._used = time.monotonic()
+        self._used = self._heard = time.monotonic()
+        self._client: socket.socket | None = None
         self._restarts = 0
         self._lost = 0  # workers in a row
         self._modules: tuple[str, ...] = ()
@@ -165,37 +166,54 @@ class Keeper:
 
     def serve(self) -> None:
         """Until there is a reason to end."""
-        listener = self._post.listener
         while not self._stopping and self._worker is not None and self._worker.alive:
             left = self._used + self._idle - time.monotonic()
             if left <= 0:
-                return
-            watched = [listener.fileno(), self._worker.fileno(), self._wake]
+                break
+            source = (self._client or self._post.listener).fileno()
+            watched = [source, self._worker.fileno(), self._wake]
             ready, _, _ = select.select(watched, [], [], min(left, self._upkeep.look))
-            if watched[0] in ready:
-                connection, _ = listener.accept()
-                with connection:
-                    served = peer_of(connection)[1] == os.getuid() and self._converse(connection)
-                if served:
-                    self._after_run()
+            if source in ready:
+                self._attend()
             elif ready or self._is_outdated() or not self._worker.is_quiet() or self._must_give_way():
-                return
+                break
+            elif self._client is not None and time.monotonic() > self._heard + _REQUEST_TIMEOUT:
+                self._part()
+        self._part()
+
+    def _attend(self) -> None:
+        """Takes a client, or hears one, who may ask for run after run."""
+        self._heard = time.monotonic()
+        if self._client is None:
+            self._client, _ = self._post.listener.accept()
+            if peer_of(self._client)[1] != os.getuid():
+                self._part()
+        elif not self._converse(self._client):
+            self._part()
+        elif self._needs_renewal():
+            self._part()  # who waits for it runs cold meanwhile
+            self._renew()
+
+    def _part(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
 
     def _converse(self, connection: socket.socket) -> bool:
-        """Answers one client; whether it was served a run, or tried to."""
+        """Answers one message; False where nobody is there any more who could be answered."""
         try:
-            while not self._stopping:
-                connection.settimeout(_REQUEST_TIMEOUT)
-                message = read_message(connection)
-                if "check" in message:
-                    self._check(connection, message)
-                elif message.get("order") != self._fingerprint:
-                    send_message(connection, {"no": "differs"})
-                else:
-                    return self._run(connection, message)
+            connection.settimeout(_REQUEST_TIMEOUT)
+            message = read_message(connection)
+            if "check" in message:
+                self._check(connection, message)
+            elif message.get("order") != self._fingerprint:
+                send_message(connection, {"no": "differs"})
+            else:
+                self._run(connection, message)
+                self._settle()
         except (OSError, KeyError, TypeError, ValueError):  # it has gone, or is of another version
             return False
-        return False
+        return True
 
     def _check(self, connection: socket.socket, message: dict[str, Any]) -> None:
         fits = message["check"] == self._fingerprint or not self._lasting
@@ -207,7 +225,7 @@ class Keeper:
             self.note()
         send_message(connection, {"fits": fits})
 
-    def _run(self, connection: socket.socket, message: dict[str, Any]) -> bool:
+    def _run(self, connection: socket.socket, message: dict[str, Any]) -> None:
         assert self._worker is not None
         worker, before = self._worker, self._network.refusals if self._network is not None else ()
         limits = Limits(**message["limits"])
@@ -221,11 +239,11 @@ class Keeper:
             watch_network=message["watch_network"],
         )
         self._post.touch()
-        tell = _Teller(connection)
+        tell = Teller(connection)
         try:
             outcome = worker.run(
                 request,
-                lambda: _let_go(connection),
+                lambda: let_go(connection),
                 on_log=lambda line, level: tell({"log": [line, level]}),
                 on_chunk=(lambda chunk: tell({"chunk": chunk})) if message["streamed"] else None,
                 on_progress=lambda fraction, said: tell({"progress": [fraction, said]}),
@@ -234,33 +252,42 @@ class Keeper:
         except NotBegunError as error:
             with contextlib.suppress(OSError):
                 send_message(connection, {"no": str(error)})
-            return True
+            return
         outcome = with_file(outcome, method, worker.scratch, limits.result)
         refusals = []
         if self._network is not None:
             times = {one[:3]: one.times for one in before}
             refusals = [one._replace(times=one.times - times.get(one[:3], 0)) for one in self._network.refusals]
         tell({"outcome": outcome, "refusals": [one for one in refusals if one.times > 0]})
-        return True
 
-    def _after_run(self) -> None:
-        """Makes the worker as new; loads another where it was ended with the run, or could have more loaded."""
+    def _settle(self) -> None:
+        """After a run, or what was to become one: makes the worker as new."""
         worker = self._worker
         assert worker is not None
         self._runs += 1
-        self._used = time.monotonic()
+        self._used = self._heard = time.monotonic()
         if worker.alive:
             worker.tidy()
         self._lost = 0 if worker.alive else self._lost + 1
+        if worker.alive and self._runs & (self._runs - 1) == 0:  # after 1, 2, 4, 8 …
+            self.note()
+
+    def _needs_renewal(self) -> bool:
+        """Whether the worker was ended with a run, or could have more loaded."""
+        worker = self._worker
+        return worker is not None and (not worker.alive or (bool(worker.modules) and self._restarts < _MOST_RESTARTS))
+
+    def _renew(self) -> None:
+        worker = self._worker
+        assert worker is not None
         if self._stopping or self._lost > _MOST_RESTARTS:
             return
         if not worker.alive:
             self._restart()
-        elif worker.modules and self._restarts < _MOST_RESTARTS:
+        else:
             self._restarts += 1
             self._restart(worker.modules)
-        if self._runs & (self._runs - 1) == 0:  # after 1, 2, 4, 8 …
-            self.note()
+        self.note()
 
     def _restart(self, more: tuple[str, ...] = ()) -> None:
         """Loads the agent anew, and what its runs were seen to load. Meanwhile they are cold."""
@@ -285,31 +312,6 @@ class Keeper:
         """Whether memory is short, and no other worker of this user has been idle for longer."""
         self._post.touch(time.monotonic() - self._used)
         return _free_share() < self._upkeep.least_free and self._post.is_least_used()
-
-
-class _Teller:
-    """Sends what a run says; waits for a reader that is slow, so that the run does too."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._gone = False
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        if not self._gone:
-            try:
-                send_message(self._connection, event)
-            except OSError:  # the end of the connection stops the run
-                self._gone = True
-
-
-def _let_go(connection: socket.socket) -> bool:
-    """Asks the client whether a run that stands ready is still wanted, and tells it that it begins."""
-    send_message(connection, {"ready": True})
-    wanted = connection.recv(1) == GO
-    connection.settimeout(None)
-    if wanted:
-        send_message(connection, {"begun": True})
-    return wanted
 
 
 def _sweeps(tiers: Tiers) -> str:

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from agenthub.runtime.processes.process_tree import Member, ProcessTree
     from agenthub.runtime.processes.protocol import Exchange
 
-LARGEST_ANSWER = 1 << 18
 _FORK_TIMEOUT = 5.0
 _CPUS = os.cpu_count() or 1
 
@@ -101,6 +100,9 @@ class Loaded(Protocol):
 
     def others(self) -> Collection[int]:
         """The pids that are no run's: the loaded process, and what holds it."""
+
+    def word(self) -> dict[str, Any]:
+        """What the loaded process has said; empty where that is nothing sensible."""
 
     def is_quiet(self) -> bool:
         """Whether nothing is there but the loaded process, which says and does nothing."""
@@ -193,7 +195,7 @@ class WarmRun:
         finally:
             for descriptor in theirs:
                 os.close(descriptor)
-        if not select.select([self._control], [], [], _FORK_TIMEOUT)[0] or self._word().get("forked") is not True:
+        if self._next_word().get("forked") is not True:
             self._worker.alive = False
             raise NotBegunError("the worker did not fork")
 
@@ -223,14 +225,12 @@ class WarmRun:
         """Ends a process that is still at its gate: it has done nothing."""
         os.close(self._gate)
         self._gate = -1
-        if not select.select([self._control], [], [], _FORK_TIMEOUT)[0] or "status" not in self._word():
+        if "status" not in self._next_word():
             self._worker.alive = False
 
-    def _word(self) -> dict[str, Any]:
-        try:
-            return read_answer(self._control.recv(LARGEST_ANSWER, socket.MSG_DONTWAIT))
-        except OSError:
-            return {}
+    def _next_word(self) -> dict[str, Any]:
+        """What the loaded process says next; empty where that takes too long."""
+        return self._worker.word() if select.select([self._control], [], [], _FORK_TIMEOUT)[0] else {}
 
     def loop(self) -> None:
         """Until the worker says that the run has ended, or until it is to be killed."""
@@ -239,7 +239,7 @@ class WarmRun:
 
     def has_ended(self) -> bool:
         if self._answer is None and select.select([self._control], [], [], 0)[0]:
-            answer = self._word()
+            answer = self._worker.word()
             if "status" in answer:
                 self._answer = answer
             else:  # it has gone, or talks nonsense
@@ -307,15 +307,6 @@ class WarmRun:
         elif self._ends is not None:
             for file in self._ends:
                 file.close()
-
-
-def read_answer(said: bytes) -> dict[str, Any]:
-    """What the loaded process said; empty where that is nothing sensible."""
-    try:
-        answer = json.loads(said)
-    except (ValueError, RecursionError):
-        return {}
-    return answer if isinstance(answer, dict) else {}
 
 
 def _modules(answer: Mapping[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 GO = b"+"  # after which a run is not taken back, only stopped, by any other byte
 _CONNECT_TIMEOUT = 2.0
+_PART = 1 << 16  # bytes; for more at once the allocator asks the kernel each time
 _CHECK_TIMEOUT = 5.0
 _CREDENTIALS = 12  # bytes: three numbers
 
@@ -74,7 +75,7 @@ def read_message(connection: socket.socket, limit: int = 1 << 28) -> dict[str, A
     """The next message of somebody who waits for an answer to it. Raises OSError, also where it is none."""
     data = bytearray()
     while not data.endswith(b"\n"):
-        part = connection.recv(1 << 20)
+        part = connection.recv(_PART)
         if not part or len(data) > limit:
             raise ConnectionError("no message")
         data += part
@@ -85,6 +86,31 @@ def read_message(connection: socket.socket, limit: int = 1 << 28) -> dict[str, A
     if not isinstance(message, dict):
         raise ConnectionError("no message")
     return message
+
+
+class Teller:
+    """Sends what a run says; waits for a reader that is slow, so that the run does too."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._gone = False
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        if not self._gone:
+            try:
+                send_message(self._connection, event)
+            except OSError:  # the end of the connection stops the run
+                self._gone = True
+
+
+def let_go(connection: socket.socket) -> bool:
+    """Asks the client whether a run that stands ready is still wanted, and tells it that it begins."""
+    send_message(connection, {"ready": True})
+    wanted = connection.recv(1) == GO
+    connection.settimeout(None)
+    if wanted:
+        send_message(connection, {"begun": True})
+    return wanted
 
 
 def peer_of(connection: socket.socket) -> tuple[int, int]:

@@ -7,6 +7,7 @@ of a run is left, is seen to from here; whatever is odd ends the whole worker, a
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import select
 import socket
@@ -31,13 +32,13 @@ from agenthub.runtime.processes.launch import (
     start_gated,
 )
 from agenthub.runtime.processes.lines import Log
-from agenthub.runtime.processes.process_tree import open_tree
+from agenthub.runtime.processes.process_tree import open_tree, shares_memory
 from agenthub.runtime.processes.remains import remove_record, write_record
 from agenthub.runtime.processes.run_environment import run_environment
 from agenthub.runtime.processes.subreaper import Subreaper
 from agenthub.runtime.processes.watch import Watch
 from agenthub.runtime.workers.places import Places, make_places, places
-from agenthub.runtime.workers.run import LARGEST_ANSWER, NotBegunError, WarmRequest, WarmRun, read_answer
+from agenthub.runtime.workers.run import NotBegunError, WarmRequest, WarmRun
 from agenthub.runtime.workers.stillness import Stillness
 
 TYPE_CHECKING = False
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 _WORKER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "agent_side", "worker.py")
 _FIRST_CONTROL = 40  # out of the way of the gate, of bubblewrap, and of what a run inherits
+_LONGEST_WORD = 1 << 18
 _SPARE_TASKS = 512  # how many more of the same user's may come while it lives
 NAMESPACE, DOMAIN = "namespace", "domain"
 
@@ -105,6 +107,7 @@ class Worker:
         self._confinement = confinement
         self.isolation = confinement.isolation
         self.control, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._room = memoryview(bytearray(_LONGEST_WORD))  # allocated once: so much takes the kernel's help each time
         self.root = 0
         self.tree: ProcessTree
         self.cgroup: Cgroup | None = None
@@ -184,7 +187,7 @@ class Worker:
 
     def _await_ready(self, timeout: float) -> None:
         words = self._listen(timeout)
-        answer = read_answer(self.control.recv(LARGEST_ANSWER))
+        answer = self.word()
         if answer.get("ready") is not True:
             killed = self.cgroup is not None and self.cgroup.oom_killed()
             ended = "it exceeds its limit `memory` while it is imported" if killed else "it ended while being imported"
@@ -231,6 +234,15 @@ class Worker:
             if time.monotonic() >= watch.due and (reason := watch.poll()) is not None:
                 raise NotLoadedError(f"it exceeds its limit `{reason}` while it is imported")
         raise NotLoadedError(f"it was still being imported after {timeout:g} s")
+
+    def word(self) -> dict[str, Any]:
+        """What it has said; empty where that is nothing sensible, or nothing."""
+        try:
+            size = self.control.recv_into(self._room, 0, socket.MSG_DONTWAIT)
+            answer = json.loads(bytes(self._room[:size]))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return answer if isinstance(answer, dict) else {}
 
     def fileno(self) -> int:
         """Readable once the worker has ended by itself."""
@@ -381,13 +393,3 @@ def _is_admitted(admit: Callable[[], bool]) -> bool:
         return admit()
     except OSError:
         return False
-
-
-def shares_memory(pid: int) -> bool:
-    """Whether a process has writable memory that its forks would share with it."""
-    try:
-        with open(f"/proc/{pid}/maps", "rb") as file:
-            rights = [line.split(None, 2)[1] for line in file]
-    except OSError:
-        return True
-    return any(right[1:2] == b"w" and right[3:4] == b"s" for right in rights)
