@@ -1,4 +1,4 @@
-"""`python -m agenthub`, and the `agenthub` command."""
+"""`python -m agenthub`, and the commands `agenthub` and `agenthubx`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ gc.set_threshold(20_000, 20, 20)  # what is imported is no garbage; to look for 
 from agenthub.cli.app import main  # noqa: E402 - after the line above, which is for it
 
 
-def run() -> None:
+def run(words: list[str] | None = None) -> None:
     """Runs the command and ends the process at once: taking Python down in order costs a short command 5 ms."""
-    code = main()
+    code = main(words)
     with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
         sys.stderr.flush()
     os._exit(code)
+
+
+def run_agent() -> None:
+    """`agenthubx AGENT METHOD …` is `agenthub run AGENT METHOD …`."""
+    run(["run", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

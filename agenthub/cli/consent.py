@@ -136,9 +136,11 @@ def prepare_uninstalled(runtime: AgentRuntime, text: str, options: Any, output: 
     """
     from agenthub.runtime.agents.uninstalled import prepare
 
-    def consent(agent: LocatedAgent, spec: Spec) -> None:
+    def consent(agent: LocatedAgent, spec: Spec, notes: tuple[str, ...]) -> None:
         for line in describe(agent.manifest, _SOURCES[spec.kind], runtime):
             output.note(line)
+        for note in notes:
+            output.note(f"  note           {_plain(note)}")
         if not getattr(options, "yes", False):
             output.confirm(f"Run {text}?", "--yes")
 

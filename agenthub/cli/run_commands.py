@@ -12,7 +12,7 @@ from agenthub.cli.call_words import CallWords, add_run_options, parse_inputs, pe
 from agenthub.cli.live import Live
 from agenthub.cli.output import discard_stdout, printable_values
 from agenthub.config import Settings
-from agenthub.errors import AgentRuntimeError, InvalidInputError, error_class
+from agenthub.errors import AgentNotFoundError, AgentRuntimeError, InvalidInputError, error_class
 from agenthub.quick_json import dumps
 from agenthub.runtime.agent_runtime import AgentRuntime, find_method
 from agenthub.runtime.processes.cancellation import Cancellation
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 UNREAD = 128 + signal.SIGPIPE
 """Exit code of a run that was stopped since nobody reads its result any more: what the shell says of any program."""
+_SETTINGS = ("timeout", "memory", "python", "index", "offline", "sandbox")
 _USAGE = "agenthub run [OPTION…] AGENT METHOD [INPUT…]"
 _INPUTS = """inputs, four spellings of one JSON object, checked against the manifest:
   --name value          by the method's parameters (after METHOD)
@@ -97,7 +98,7 @@ def _parser(usage: str, description: str | None = None) -> argparse.ArgumentPars
 
 
 def _settings(options: Options) -> Settings:
-    flags = {name: getattr(options, name, None) for name in ("timeout", "memory", "python", "offline", "sandbox")}
+    flags = {name: getattr(options, name, None) for name in _SETTINGS}
     return Settings(flags)
 
 
@@ -107,10 +108,41 @@ def _agent(runtime: AgentRuntime, call: CallWords, output: Output) -> LocatedAge
 
     assert call.agent is not None
     if not is_path(call.agent) and not _looks_like_source(call.agent):
-        return runtime.locate(call.agent)
+        return _named(runtime, call.agent, call.options, output)
     from agenthub.cli.consent import prepare_uninstalled
 
     return prepare_uninstalled(runtime, call.agent, call.options, output)
+
+
+def _named(runtime: AgentRuntime, name: str, options: Options, output: Output) -> LocatedAgent:
+    """An installed agent, else one that was run from an index before, else one that an index has."""
+    owner, slash, rest = name.partition("/")
+    if slash and not os.path.lexists(runtime.store.agent_dir(owner, rest.partition("@")[0])):
+        cached = _from_cache(runtime, name)
+        if cached is not None:
+            return cached
+    try:
+        return runtime.locate(name)
+    except AgentNotFoundError as error:
+        paths = runtime.settings.paths
+        if not slash or not (runtime.settings["index"] or os.path.exists(paths.indexes)):
+            raise
+        from agenthub.cli.consent import prepare_uninstalled
+
+        try:
+            return prepare_uninstalled(runtime, name, options, output)
+        except AgentNotFoundError as nowhere:
+            if (error.suggestion or "").startswith("did you mean"):
+                nowhere.suggestion = error.suggestion
+            raise
+
+
+def _from_cache(runtime: AgentRuntime, name: str) -> LocatedAgent | None:
+    if not os.path.isdir(os.path.join(runtime.settings.paths.cache, "runs")):
+        return None
+    from agenthub.runtime.agents.run_cache import find_cached
+
+    return find_cached(runtime, name)
 
 
 def _looks_like_source(agent: str) -> bool:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 
+from agenthub.config import IN_USE
+from agenthub.errors import AgentNotFoundError
 from agenthub.packages.files import storing
-from agenthub.packages.locks import acquire
+from agenthub.packages.locks import Hold, acquire, hold
 from agenthub.runtime.environments.dependencies import needs_project
 
 TYPE_CHECKING = False
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from agenthub.runtime.agent_runtime import AgentRuntime
     from agenthub.runtime.runs.locator import LocatedAgent
 
+_held: dict[str, Hold] = {}
 _SOURCES = ("uv.lock", "pyproject.toml", "requirements.txt")
 
 
@@ -45,9 +49,32 @@ def cached_environment(
                     python=requested_python(runtime),
                     on_progress=on_progress,
                 )
+                make_holdable(venv)
         finally:
             os.close(lock)
+        _keep(venv)
+        from agenthub.runtime.agents.cache_limit import limit_cache
+
+        limit_cache(runtime.settings.paths, runtime.settings["cache_size"], keep=(venv, agent.directory))
+    _keep(venv)
     return manager.get_python_executable(venv)
+
+
+def make_holdable(directory: str) -> None:
+    """Puts the file into a directory of the cache by which runs keep it from being removed."""
+    path = os.path.join(directory, IN_USE)
+    with storing("write", path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+
+
+def _keep(venv: str) -> None:
+    """Holds an environment as long as this process lives, and notes that it was used now."""
+    if venv not in _held or not _held[venv].held:
+        with suppress(AgentNotFoundError):
+            _held[venv] = hold(venv)
+    with suppress(OSError):  # a cache that cannot be written is used as it is
+        os.utime(os.path.join(venv, IN_USE))
 
 
 def is_fetched(runtime: AgentRuntime, agent: LocatedAgent) -> bool:

@@ -85,12 +85,13 @@ class AgentInstaller:
     """Installs agents, and repairs them.
 
     Args:
-        runtime: whose store and environments are used.
+        runtime: whose settings and environments are used.
+        store: where agents are installed; None: the user's own, also inside a project.
     """
 
-    def __init__(self, runtime: AgentRuntime) -> None:
+    def __init__(self, runtime: AgentRuntime, store: Store | None = None) -> None:
         self.runtime = runtime
-        self.store = Store(runtime.settings.paths)  # the user's own, also inside a project
+        self.store = store or Store(runtime.settings.paths)
         self.environments = runtime.environment_manager
         self._client: IndexClient | None = None
 

@@ -9,8 +9,8 @@ import os
 from agenthub.errors import StoreError
 from agenthub.packages.sources import fetch
 from agenthub.packages.spec import Spec, parse_spec
-from agenthub.runtime.agents.cached_environments import cached_environment
-from agenthub.runtime.agents.from_index import index_fetcher
+from agenthub.runtime.agents.cached_environments import cached_environment, make_holdable
+from agenthub.runtime.agents.run_cache import prepare_cached
 from agenthub.runtime.runs.locator import LocatedAgent, locate_directory
 from agenthub.runtime.runs.permissions import asked_permissions
 
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agenthub.runtime.agent_runtime import AgentRuntime
+    from agenthub.runtime.agents.run_cache import Consent
 
 
 def prepare(
     runtime: AgentRuntime,
     text: str,
-    consent: Callable[[LocatedAgent, Spec], None],
+    consent: Consent,
     on_progress: Callable[[str], None] | None = None,
 ) -> LocatedAgent:
     """The agent that a SPEC names, ready to run: fetched and checked, consented to, its environment made.
@@ -32,7 +33,7 @@ def prepare(
     Args:
         runtime: whose store, cache and environments are used.
         text: a SPEC.
-        consent: asked once for each content of each source; refuses by raising.
+        consent: asked once for each content of each source, with what is to be known of it; refuses by raising.
         on_progress: called with a line of what is being done.
 
     Raises:
@@ -42,6 +43,8 @@ def prepare(
         PermissionDeniedError: `consent` refused.
     """
     spec = parse_spec(text)
+    if spec.kind == "index":
+        return prepare_cached(runtime, spec, consent, on_progress)
     if spec.kind == "directory":
         agent = locate_directory(spec.location, runtime.store)
         content = directory_content(agent)
@@ -51,7 +54,7 @@ def prepare(
         return agent
     place = os.path.realpath(spec.location) if spec.kind == "directory" else spec.location
     if not runtime.store.has_consent(place, content):
-        consent(agent, spec)
+        consent(agent, spec, ())
         with contextlib.suppress(StoreError):  # a home that cannot be written: asked again the next time
             runtime.store.add_consent(place, content)
     from agenthub.runtime.agent_runtime import needs_python
@@ -74,10 +77,11 @@ def _from_cache(
     sources = os.path.join(runtime.settings.paths.cache, "sources")
     with runtime.store.new_staging() as staging:
         tree = os.path.join(staging, "tree")
-        fetched = fetch(spec, tree, on_progress, fetch_index=index_fetcher(runtime.settings))
+        fetched = fetch(spec, tree, on_progress)
         place = os.path.join(sources, fetched.digest.removeprefix("sha256:")[:24])
         if not os.path.isdir(place):
             os.makedirs(sources, mode=0o700, exist_ok=True)
+            make_holdable(tree)
             try:
                 os.rename(tree, place)
             except OSError:
