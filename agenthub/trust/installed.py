@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 import os
+import re
 from typing import Any
 
 from agenthub import __version__
@@ -20,6 +21,7 @@ from agenthub.trust.contents import LIST, list_digest, present_files, read_list
 from agenthub.values import NamedTuple
 
 _BYTECODE = "__pycache__"
+_NUMBER = re.compile(r"(-[0-9]+)?")  # of a version that was installed once more
 _CHECK_TIMEOUT = 600.0
 
 
@@ -99,7 +101,8 @@ class _Check:
             self.notes.append("its record is of an older agenthub, and has no seal")
         elif values["seal"] != seal(values):
             self._wrong("was edited after it was written")
-        if os.path.basename(self._directory) != version_directory(record.version, record.digest):
+        leaf, _, number = os.path.basename(self._directory).partition(version_directory(record.version, record.digest))
+        if leaf or not _NUMBER.fullmatch(number):
             self._wrong(f"is of {record.version}, {record.digest[:19]}, and is not in the directory of that")
         if record.tool_version == __version__:  # another one may read a manifest otherwise
             try:
