@@ -11,6 +11,7 @@ from agenthub.config import IN_USE
 from agenthub.errors import AgentNotFoundError
 from agenthub.packages.files import storing
 from agenthub.packages.locks import Hold, acquire, hold
+from agenthub.runtime.agents.run_cache import requested_python
 from agenthub.runtime.environments.dependencies import needs_project
 
 TYPE_CHECKING = False
@@ -80,12 +81,6 @@ def _keep(venv: str) -> None:
 def is_fetched(runtime: AgentRuntime, agent: LocatedAgent) -> bool:
     """Whether an agent's directory is ours; nothing is written into a user's."""
     return agent.directory.startswith(os.path.realpath(os.path.join(runtime.settings.paths.cache, "sources")) + os.sep)
-
-
-def requested_python(runtime: AgentRuntime) -> str | None:
-    """The Python that the user asked for with `--python`, which goes before the manifest's."""
-    value, source = runtime.settings.lookup("python")
-    return str(value) if source == "flag" else None
 
 
 def _key(runtime: AgentRuntime, agent: LocatedAgent) -> str:

@@ -73,7 +73,6 @@ def prepare_cached(
         PermissionDeniedError: `consent` refused, or whose it is may not be believed.
     """
     from agenthub.runtime.agents.cache_limit import limit_cache
-    from agenthub.runtime.agents.cached_environments import requested_python
     from agenthub.runtime.agents.installer import AgentInstaller, InstallOptions
 
     found = find_cached(runtime, spec.text)
@@ -101,10 +100,15 @@ def prepare_cached(
     return agent
 
 
+def requested_python(runtime: AgentRuntime) -> str | None:
+    """The Python that the user asked for with `--python`, which goes before the manifest's."""
+    value, source = runtime.settings.lookup("python")
+    return str(value) if source == "flag" else None
+
+
 def _ready(runtime: AgentRuntime, agent: LocatedAgent) -> LocatedAgent | None:
     """A cached agent that can be run as it is asked for, noted as used now."""
     from agenthub.runtime.agent_runtime import needs_python
-    from agenthub.runtime.agents.cached_environments import requested_python
 
     record = agent.record
     if record is None or record.requested.get("python") != requested_python(runtime):
