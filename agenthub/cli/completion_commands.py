@@ -86,7 +86,7 @@ def _candidates(before: list[str], current: str) -> Iterable[str]:
         return [option for action in parser._actions for option in action.option_strings]
     given = sum(not word.startswith("-") for word in before[1:])
     places = [action for action in parser._actions if not action.option_strings]
-    if not places or (given >= len(places) and places[-1].nargs != "+"):
+    if not places or (given >= len(places) and places[-1].nargs not in ("+", "*")):
         return ()
     place = places[min(given, len(places) - 1)]
     if place.choices is not None:
@@ -143,6 +143,13 @@ def _located(agent: str) -> LocatedAgent | None:
         return None
 
 
+def _trust_words() -> list[str]:
+    from agenthub.config import Settings
+    from agenthub.trust.trusted import all_trusted
+
+    return ["list", "remove", "statement", *all_trusted(Settings().paths)]
+
+
 def _settings() -> list[str]:
     from agenthub.config import SETTINGS
 
@@ -173,7 +180,8 @@ def _runs(status: str | None = None) -> list[str]:
 # What goes where a command takes an argument that is not one of a few words.
 _PLACES: dict[tuple[str, str], Callable[[], list[str]]] = {
     **{(command, "agent"): _agents for command in ("info", "dir", "grant", "revoke", "map")},
-    ("uninstall", "agents"): _agents,
+    **{(command, "agents"): _agents for command in ("uninstall", "verify", "audit")},
+    ("trust", "words"): _trust_words,
     ("config", "name"): _settings,
     **{(command, "run"): _runs for command in ("logs", "rerun")},
     ("stop", "run"): lambda: _runs("running"),

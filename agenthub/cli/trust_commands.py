@@ -164,7 +164,7 @@ def verify(arguments: argparse.Namespace, output: Output) -> int:
     from agenthub.trust.installed import verify_version
 
     settings = Settings()
-    store = Store(settings.paths)
+    store = Store.here(settings.paths)
     results = []
     with output.progress("verifying") as progress:
         for owner, name, directory in _versions(store, arguments.agents, kept=arguments.kept):
@@ -240,7 +240,7 @@ def audit(arguments: argparse.Namespace, output: Output) -> int:
     from agenthub.trust.audit import audit_agents
 
     settings = Settings()
-    store = Store(settings.paths)
+    store = Store.here(settings.paths)
     records = [store.read_record(owner, name) for owner, name, _ in _versions(store, arguments.agents, kept=False)]
     with output.progress("auditing") as progress:
         report = audit_agents(settings, records, arguments.database, frozenset(arguments.ignore), progress.update)
