@@ -11,12 +11,16 @@ from agenthub import __version__
 from agenthub.config import VENV
 from agenthub.errors import StoreError
 from agenthub.packages.locks import hold
+from agenthub.packages.project_links import LOCK_FILE
 from agenthub.packages.record import InstallRecord, now, read_record
+from agenthub.projects.made import Made
 from agenthub.projects.parallel import in_parallel
 from agenthub.runtime.agent_runtime import needs_python
-from agenthub.runtime.agents.building import environment_fields
+from agenthub.runtime.agents.building import environment_fields, known_files
+from agenthub.runtime.environments.pinned import Pins
 from agenthub.runtime.runs.locator import LocatedAgent
 from agenthub.runtime.runs.variables import undeclared_hints
+from agenthub.trust.contents import write_list
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,6 +79,7 @@ class Machine:
         self.store = store
         self.home = home
         self.environments = environments
+        self._made = Made(store.paths)
 
     def states(self, agents: Sequence[LockedAgent]) -> list[State]:
         """What there is of each agent."""
@@ -96,6 +101,7 @@ class Machine:
             InstallError: the store cannot be written, or a source gives something else than was locked.
             EnvironmentError: an environment cannot be made.
         """
+        states = self._made.in_order(states)
         labels = [state.locked.label for state in states]
         return in_parallel([partial(self._install, state, trees, say) for state in states], labels, done)
 
@@ -162,19 +168,22 @@ class Machine:
 
     def _build(self, locked: LockedAgent, tree: Tree, link: str, say: Say) -> str:
         identity = (locked.owner, locked.name, locked.version, locked.digest)
-        with self.store.prepare_version(*identity, tree.directory, link=link) as place:
+        with (
+            self._made.like(locked, tree) as like,
+            self.store.prepare_version(*identity, tree.directory, link=link) as place,
+        ):
             say(f"installing {locked.label}")
-            self.store.complete_version(place, self._record(locked, tree, place, say))
+            record = self._record(locked, tree, place, Pins(locked.pins, LOCK_FILE, *like), say)
+            self.store.complete_version(place, record)
             self.store.activate(place, link)
+            self._made.add(record, place)
         return place
 
-    def _record(self, locked: LockedAgent, tree: Tree, place: str, say: Say) -> InstallRecord:
+    def _record(self, locked: LockedAgent, tree: Tree, place: str, pins: Pins, say: Say) -> InstallRecord:
         manifest, fetched = tree.manifest, tree.fetched
         environment = None
         if locked.pins or needs_python(LocatedAgent(place, locked.owner, locked.name, manifest, None)):
-            environment = self.environments.build(
-                place, manifest, python=locked.python, on_progress=say, pins=locked.pins
-            )
+            environment = self.environments.build(place, manifest, python=locked.python, on_progress=say, pins=pins)
         names = [name for name, _ in environment.dependencies] if environment else []
         record = InstallRecord(
             owner=locked.owner,
@@ -192,6 +201,7 @@ class Machine:
             warnings=[],
             hints=undeclared_hints(manifest, place, names),
             locked=locked.environment_key(),
+            environment_files=write_list(place, self.environments.config.venv_location, known_files(self.environments)),
         )
         return record._replace(**environment_fields(record, environment)) if environment else record
 

@@ -10,6 +10,7 @@ from agenthub.projects.home import content_digest
 from agenthub.projects.lock_file import Lock, LockedAgent
 from agenthub.projects.parallel import in_parallel
 from agenthub.runtime.agent_runtime import needs_python
+from agenthub.runtime.environments.pins import lock_pins
 from agenthub.runtime.runs.locator import LocatedAgent
 
 TYPE_CHECKING = False
@@ -161,7 +162,15 @@ def lock_one(job: Job, python: str, environments: EnvironmentManager, say: Say) 
     if not needs_python(located) and environments.dependency_source(directory, manifest).kind == "none":
         return unlocked
     say(f"resolving {label}")
-    request, pins = environments.lock(directory, manifest, python, job.known, say)
+    request, pins = lock_pins(
+        directory,
+        manifest,
+        python,
+        preferred=environments.config.python_version,
+        known=job.known,
+        offline=environments.offline,
+        on_progress=say,
+    )
     return unlocked._replace(python=request, pins=pins)
 
 

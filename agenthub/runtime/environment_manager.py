@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from agenthub.runtime.environments.builders import Builder
     from agenthub.runtime.environments.dependencies import Dependencies
     from agenthub.runtime.environments.interpreters import Interpreter
-    from agenthub.runtime.environments.pins import Pin
+    from agenthub.runtime.environments.pinned import Pins
 
     Progress = Callable[[str], None] | None
 
@@ -170,7 +170,7 @@ class EnvironmentManager:
         python: str | None = None,
         on_progress: Progress = None,
         extra: Sequence[str] = (),
-        pins: Sequence[Pin] | None = None,
+        pins: Pins | None = None,
     ) -> Environment:
         """Build the agent's environment with its dependencies; one that is there is replaced when all has succeeded.
 
@@ -184,13 +184,14 @@ class EnvironmentManager:
             python: interpreter to use instead of what manifest and project ask for: range, version or path.
             on_progress: called with each line of the tools' output; an exception of it stops them.
             extra: further requirements.
-            pins: what to install, each file with its hash, in place of what the agent declares; see `lock`.
+            pins: what to install, each file with its hash, in place of what the agent declares.
 
         Raises:
             InvalidManifestError: the dependencies are declared in a file that is not there or cannot be read.
             EnvironmentError: no interpreter fits, a dependency cannot be installed, or the result is over
                 `max_venv_size`. Nothing is left behind, and an environment that was there stays.
         """
+        from agenthub.runtime.environments.pinned import install_pins
         from agenthub.runtime.environments.replacing import replacing
         from agenthub.runtime.environments.state import BYTECODE, directory_size, distributions
 
@@ -209,7 +210,7 @@ class EnvironmentManager:
             if pins is None:
                 builder.install_source(partial, agent_dir, manifest, source, interpreter.path, on_progress)
             else:
-                self._install_pins(builder, partial, agent_dir, manifest, pins, on_progress)
+                install_pins(builder, partial, agent_dir, manifest, source, interpreter.path, pins, on_progress)
             if extra:
                 builder.install(partial, agent_dir, extra, on_progress)
             installed = [found for found in distributions(partial) if found not in seeded]
@@ -222,92 +223,9 @@ class EnvironmentManager:
             interpreter.version,
             installed,
             size,
-            source.kind if pins is None else "agents.lock",
+            source.kind if pins is None else pins.kind,
             time.monotonic() - started,
         )
-
-    def lock(
-        self,
-        agent_dir: str,
-        manifest: AgentManifest,
-        python: str,
-        known: Sequence[Pin] = (),
-        on_progress: Progress = None,
-    ) -> tuple[str, tuple[Pin, ...]]:
-        """The Python and the packages that an agent needs: the same answer on every machine, for all of them.
-
-        Args:
-            agent_dir: the agent's directory, in which nothing is written.
-            manifest: its manifest.
-            python: a range that is asked for besides the agent's own; "": none.
-            known: pins that are kept where they still fit.
-            on_progress: called with each line of uv's output.
-
-        Returns:
-            tuple: the range of Python versions, and the pins, sorted.
-
-        Raises:
-            EnvironmentError: no interpreter fits, the dependencies do not, or one of them cannot have a hash.
-        """
-        import tempfile
-
-        from agenthub.runtime.environments.dependencies import python_request
-        from agenthub.runtime.environments.interpreters import DEFAULT_RANGE, find_interpreter, oldest_series
-        from agenthub.runtime.environments.pins import lock_pins
-
-        source = self.dependency_source(agent_dir, manifest)
-        request = ",".join(filter(None, (python_request(agent_dir, manifest, source), python))) or DEFAULT_RANGE
-        if source.kind == "none" or not (source.kind != "manifest" or source.requirements):
-            return request, ()
-        interpreter = find_interpreter(request, preferred=self.config.python_version, who=manifest.name)
-        with tempfile.TemporaryDirectory(prefix="agenthub-lock-") as scratch:
-            pins = lock_pins(
-                agent_dir,
-                manifest,
-                source,
-                interpreter.path,
-                oldest_series(request),
-                scratch,
-                known=known,
-                offline=self.offline,
-                on_progress=on_progress,
-            )
-        return request, pins
-
-    def preview(
-        self, agent_dir: str, manifest: AgentManifest, python: str | None, extra: Sequence[str], on_progress: Progress
-    ) -> list[tuple[str, str]] | None:
-        """The packages that `build` would install, without building anything; None where that cannot be known so."""
-        import tempfile
-
-        from agenthub.runtime.environments.preview import preview
-
-        source = self.dependency_source(agent_dir, manifest)
-        if not self.use_uv:
-            return None
-        interpreter = self._interpreter(agent_dir, manifest, source, python)
-        with tempfile.TemporaryDirectory(prefix="agenthub-preview-") as scratch:
-            return preview(
-                agent_dir, source, interpreter.path, scratch, extra=extra, offline=self.offline, on_progress=on_progress
-            )
-
-    def _install_pins(
-        self,
-        builder: Builder,
-        venv: str,
-        agent_dir: str,
-        manifest: AgentManifest | None,
-        pins: Sequence[Pin],
-        on_progress: Progress,
-    ) -> None:
-        from agenthub.runtime.environments.pins import format_pins, index_lines
-
-        lines = index_lines(agent_dir, self.dependency_source(agent_dir, manifest)) if pins else []
-        path = os.path.join(venv, "pins.txt")
-        with open(path, "w", encoding="utf-8") as file:
-            file.write("".join(f"{line}\n" for line in lines) + format_pins(pins))
-        builder.install_pins(venv, agent_dir, manifest, path, on_progress)
-        os.unlink(path)
 
     def add_bytecode(
         self, venv_path: str, agent_dir: str | None = None, on_progress: Progress = None, *, wait: bool = False

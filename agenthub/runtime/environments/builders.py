@@ -52,9 +52,9 @@ class Builder(Protocol):
         """Install what the agent declares, and its own project where its entry point needs that."""
 
     def install_pins(
-        self, venv: str, agent_dir: str, manifest: AgentManifest | None, pins: str, on_progress: Progress
+        self, venv: str, agent_dir: str, pins: str | None, own_project: bool, on_progress: Progress
     ) -> None:
-        """Install what the requirements file `pins` fixes by hashes and nothing else, then the agent's own project."""
+        """Install what the requirements file `pins` fixes by hashes and nothing else; then the agent's own project."""
 
 
 def check_requirements(who: str, requirements: Sequence[str]) -> list[str]:
@@ -119,11 +119,11 @@ class UvBuilder:
             self._pip(venv, agent_dir, arguments, requirements, on_progress)
 
     def install_pins(
-        self, venv: str, agent_dir: str, manifest: AgentManifest | None, pins: str, on_progress: Progress
+        self, venv: str, agent_dir: str, pins: str | None, own_project: bool, on_progress: Progress
     ) -> None:
-        if os.path.getsize(pins):
+        if pins is not None:
             self._pip(venv, agent_dir, ["--require-hashes", "--requirements", pins], (), on_progress)
-        if needs_project(agent_dir, manifest):
+        if own_project:
             arguments = ["--no-deps", "--refresh-package", project_name(agent_dir), "--", "."]
             self._pip(venv, agent_dir, arguments, (), on_progress)
 
@@ -230,11 +230,11 @@ class PipBuilder:
             os.unlink(constraints)
 
     def install_pins(
-        self, venv: str, agent_dir: str, manifest: AgentManifest | None, pins: str, on_progress: Progress
+        self, venv: str, agent_dir: str, pins: str | None, own_project: bool, on_progress: Progress
     ) -> None:
-        if os.path.getsize(pins):
+        if pins is not None:
             self._pip(venv, agent_dir, ["--require-hashes", "--requirement", pins], (), on_progress)
-        if needs_project(agent_dir, manifest):
+        if own_project:
             self._pip(venv, agent_dir, ["--no-deps", "--", "."], (), on_progress)
 
     def _pip(

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from typing import NamedTuple
 
 from agenthub.errors import EnvironmentError
-from agenthub.runtime.environments.dependencies import (
-    LOCK,
-    PROJECT,
-    REQUIREMENTS,
-    Dependencies,
-    read_project,
-)
+from agenthub.runtime.environments.builders import check_requirements
+from agenthub.runtime.environments.dependencies import LOCK, Dependencies, dependency_source, python_request
 from agenthub.runtime.environments.failures import failed_installation
+from agenthub.runtime.environments.interpreters import DEFAULT_RANGE, find_interpreter, oldest_series
 from agenthub.runtime.environments.tools import find_uv, run_tool, tool_environment, uv_config_options
 
 TYPE_CHECKING = False
@@ -35,7 +32,6 @@ _REQUIREMENT = re.compile(
     re.VERBOSE,
 )
 _HASH = re.compile(r"sha(?:256:[0-9a-f]{64}|384:[0-9a-f]{96}|512:[0-9a-f]{128})")
-_INDEX_OPTION = re.compile(r"\s*(?:-i|-f|--index-url|--extra-index-url|--find-links|--no-index)(?:[\s=].*)?")
 
 
 class Pin(NamedTuple):
@@ -90,70 +86,57 @@ def _cut(text: str) -> str:
     return text if len(text) <= 120 else text[:119] + "…"
 
 
-def index_lines(agent_dir: str, source: Dependencies) -> list[str]:
-    """The package indexes that the agent itself names, as lines of a requirements file.
-
-    They are part of its content, which a lock fixes by its digest, and so are not repeated in there.
-    """
-    if source.kind == REQUIREMENTS:
-        with open(os.path.join(agent_dir, REQUIREMENTS), encoding="utf-8", errors="replace") as file:
-            return [line.strip() for line in file.read().splitlines() if _INDEX_OPTION.fullmatch(line)]
-    if source.kind not in (LOCK, PROJECT):
-        return []
-    named = read_project(agent_dir).get("tool", {}).get("uv", {}).get("index", ())
-    urls = [one.get("url") for one in named if isinstance(one, dict)]
-    return [f"--extra-index-url {url}" for url in urls if isinstance(url, str) and re.fullmatch(r"https?://\S+", url)]
-
-
 def lock_pins(
     agent_dir: str,
     manifest: AgentManifest,
-    source: Dependencies,
     python: str,
-    oldest: str,
-    scratch: str,
     *,
+    preferred: str,
     known: Iterable[Pin] = (),
     offline: bool = False,
     on_progress: Progress = None,
-) -> tuple[Pin, ...]:
-    """Resolves what an agent declares, for every platform.
+) -> tuple[str, tuple[Pin, ...]]:
+    """The Python and the packages that an agent needs: the same answer on every machine, for all of them.
 
     Args:
         agent_dir: the agent's directory, in which nothing is written.
         manifest: its manifest.
-        source: where its dependencies are declared.
-        python: an interpreter that it may run on, for what has to be built to be known.
-        oldest: the oldest series of Python that it may run on (`"3.11"`).
-        scratch: a directory of the caller's own.
+        python: a range that is asked for besides the agent's own; "": none.
+        preferred: the version of Python that is taken where several fit, for what has to be built to be known.
         known: pins that are kept where they still fit.
         offline: use nothing but caches.
         on_progress: called with each line of uv's output.
 
-    Raises:
-        EnvironmentError: it cannot be resolved, or something in it cannot have a hash.
-    """
-    from agenthub.runtime.environments.builders import check_requirements
+    Returns:
+        tuple: the range of Python versions, and the pins, sorted.
 
+    Raises:
+        EnvironmentError: no interpreter fits, the dependencies do not, or one of them cannot have a hash.
+    """
+    source = dependency_source(agent_dir, manifest)
+    request = ",".join(filter(None, (python_request(agent_dir, manifest, source), python))) or DEFAULT_RANGE
+    oldest = oldest_series(request)
     requirements = check_requirements(manifest.name, source.requirements)
     if source.kind == "none" or (source.kind == "manifest" and not requirements):
-        return ()
-    result = os.path.join(scratch, "pins.txt")
-    if source.kind == LOCK:
-        command = ["export", "--frozen", "--no-default-groups", "--no-emit-project", "--format", "requirements.txt"]
-        command += ["--project", agent_dir, "--python", python]
-    else:
-        with open(result, "w", encoding="utf-8") as file:
-            file.write(format_pins(known))
-        command = ["pip", "compile", "--universal", "--generate-hashes", "--no-strip-extras"]
-        command += ["--python", python, "--python-version", oldest, _input(source, requirements, scratch)]
-    command += ["--no-header", "--no-annotate", "--quiet", "--output-file", result]
-    common = [*uv_config_options(), *(["--offline"] if offline else [])]
-    finished = run_tool([find_uv(), *common, *command], cwd=agent_dir, env=tool_environment(), on_line=on_progress)
-    if finished.code:
-        raise failed_installation(manifest.name, "uv", finished.lines, requirements)
-    with open(result, encoding="utf-8") as file:
-        return parse_pins(file.read(), manifest.name)
+        return request, ()
+    interpreter = find_interpreter(request, preferred=preferred, who=manifest.name).path
+    with tempfile.TemporaryDirectory(prefix="agenthub-lock-") as scratch:
+        result = os.path.join(scratch, "pins.txt")
+        if source.kind == LOCK:
+            command = ["export", "--frozen", "--no-default-groups", "--no-emit-project", "--format", "requirements.txt"]
+            command += ["--project", agent_dir, "--python", interpreter]
+        else:
+            with open(result, "w", encoding="utf-8") as file:
+                file.write(format_pins(known))
+            command = ["pip", "compile", "--universal", "--generate-hashes", "--no-strip-extras"]
+            command += ["--python", interpreter, "--python-version", oldest, _input(source, requirements, scratch)]
+        command += ["--no-header", "--no-annotate", "--quiet", "--output-file", result]
+        common = [*uv_config_options(), *(["--offline"] if offline else [])]
+        finished = run_tool([find_uv(), *common, *command], cwd=agent_dir, env=tool_environment(), on_line=on_progress)
+        if finished.code:
+            raise failed_installation(manifest.name, "uv", finished.lines, requirements)
+        with open(result, encoding="utf-8") as file:
+            return request, parse_pins(file.read(), manifest.name)
 
 
 def _input(source: Dependencies, requirements: list[str], scratch: str) -> str:

@@ -9,14 +9,18 @@ from agenthub.runtime.environments.dependencies import (
     LOCK,
     PROJECT,
     REQUIREMENTS,
-    Dependencies,
+    dependency_source,
     normalised,
+    python_request,
 )
+from agenthub.runtime.environments.interpreters import find_interpreter
 from agenthub.runtime.environments.tools import find_uv, run_tool, tool_environment, uv_config_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from agenthub.manifest import AgentManifest
 
 _WOULD_INSTALL = re.compile(r" \+ ([A-Za-z0-9][A-Za-z0-9._-]*)==([^\s()]+).*")
 _PATIENCE = 120.0  # seconds
@@ -24,10 +28,11 @@ _PATIENCE = 120.0  # seconds
 
 def preview(
     agent_dir: str,
-    source: Dependencies,
-    python: str,
+    manifest: AgentManifest,
     scratch: str,
     *,
+    python: str | None = None,
+    preferred: str = "",
     extra: Sequence[str] = (),
     offline: bool = False,
     on_progress: Callable[[str], None] | None = None,
@@ -36,16 +41,24 @@ def preview(
 
     Args:
         agent_dir: the agent's directory.
-        source: where its dependencies are declared.
-        python: the interpreter that the environment would be made from.
+        manifest: its manifest.
         scratch: an existing empty directory of the caller's own.
+        python: the interpreter, in place of what manifest and project ask for.
+        preferred: the version of Python that is taken where several will do.
         extra: further requirements.
         offline: use nothing but caches.
         on_progress: called with each line of uv's output.
 
     Returns:
         list | None: None where that is known by building only, or cannot be known now.
+
+    Raises:
+        EnvironmentError: no interpreter fits.
+        InvalidManifestError: the dependencies are declared in a file that is not there.
     """
+    source = dependency_source(agent_dir, manifest)
+    request = python or python_request(agent_dir, manifest, source)
+    python = find_interpreter(request, preferred=preferred, who=manifest.name).path
     common = [*uv_config_options(), *(["--offline"] if offline else [])]
     requirements = [*source.requirements, *extra]
     if any(requirement.lstrip().startswith("-") or "\n" in requirement for requirement in requirements):
