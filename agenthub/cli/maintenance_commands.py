@@ -75,25 +75,47 @@ def _change(arguments: argparse.Namespace) -> None:
 
 
 def configure_cache(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("dir", "size", "clean"))
+    parser.add_argument("action", choices=("dir", "size", "clean", "prune"))
+    parser.add_argument("--dry-run", action="store_true", help="for prune: show what would be removed, and stop")
     parser.add_argument("--json", action="store_true", help="print a JSON document")
 
 
 def cache(arguments: argparse.Namespace, output: Output) -> int:
-    """Where the cache is, how large, or without it."""
-    from agenthub.packages.files import remove_tree
+    """Where the cache is, how large; without it, or no larger than `cache_size` says."""
     from agenthub.runtime.environments.state import directory_size
 
-    path = Settings().paths.cache
+    settings = Settings()
+    path = settings.paths.cache
+    if arguments.action == "prune":
+        return _prune(settings, arguments.dry_run, output)
     size = directory_size(path) if arguments.action != "dir" and os.path.isdir(path) else 0
     if arguments.action == "clean":
-        if os.path.isdir(path):
-            remove_tree(path)
+        from agenthub.runtime.agents.cache_limit import clear_cache
+
+        used = clear_cache(settings.paths) if os.path.isdir(path) else []
+        if used:
+            output.note(f"in use, and stays: {', '.join(printable(entry.path) for entry in used)}")
+            size -= directory_size(path)
         output.note(f"✓ removed {format_size(size)}")
     if arguments.json:
         output.json({"path": path} if arguments.action == "dir" else {"path": path, "bytes": size})
     elif arguments.action != "clean":
         output.result(path if arguments.action == "dir" else format_size(size))
+    return 0
+
+
+def _prune(settings: Settings, dry_run: bool, output: Output) -> int:
+    from agenthub.runtime.agents.cache_limit import limit_cache
+
+    removed = limit_cache(settings.paths, settings["cache_size"], remove=not dry_run)
+    size = sum(entry.size for entry in removed)
+    if output.as_json:
+        paths = [entry.path for entry in removed]
+        output.json({"path": settings.paths.cache, "bytes": size, "removed": paths, "dry_run": dry_run})
+        return 0
+    for entry in removed if dry_run else ():
+        output.result(printable(f"{entry.path}  {format_size(entry.size)}"))
+    output.note(f"{'would remove' if dry_run else '✓ removed'} {format_size(size)}")
     return 0
 
 

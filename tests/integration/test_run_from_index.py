@@ -160,6 +160,8 @@ def test_what_is_in_use_stays(cli, tmp_path, home):
         wait_until((place / "running").exists, process)
         cli.ok("run", "--yes", "alice/tool@2", "go")
         assert runs(home) == ["1.0.0", "2.0.0"]
+        assert "1.0.0-" in cli.ok("cache", "clean").err
+        assert runs(home) == ["1.0.0"]
         (place / "running").unlink()
         assert process.communicate()[0] == b"waited\n"
     cli.ok("run", "--yes", "alice/tool@1", "go")
@@ -167,6 +169,19 @@ def test_what_is_in_use_stays(cli, tmp_path, home):
     index.publish("alice/tool", "3.0.0", WAITING, methods=methods)
     cli.ok("run", "--yes", "alice/tool@3", "go")
     assert runs(home) == ["3.0.0"]
+
+
+@pytest.mark.slow
+def test_the_cache_by_hand(cli, index, home):
+    cli.ok("index", "add", "main", index.directory)
+    assert cli.ok("cache", "prune", "--json").json["removed"] == []
+    cli.ok("run", "--yes", "alice/tool@1", "go")
+    cli.ok("config", "set", "cache_size", "1kB")
+    assert "1.1.0" in cli.ok("cache", "prune", "--dry-run").out
+    assert runs(home) == ["1.1.0"]
+    assert len(cli.ok("cache", "prune", "--json").json["removed"]) == 1
+    assert runs(home) == []
+    assert cli("run", "--offline", "alice/tool@1", "go").out == "alice/tool 1.1.0\n"
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from agenthub.config import IN_USE, RECORD, Paths
 from agenthub.errors import StoreError
 from agenthub.packages.changes import agent_lock
-from agenthub.packages.files import read_json, storing
+from agenthub.packages.files import read_json, remove_tree, storing
 from agenthub.packages.locks import acquire_abandoned, claim_unused
 from agenthub.packages.staging import new_staging
 
@@ -57,6 +57,19 @@ def limit_cache(paths: Paths, most: int, *, keep: Collection[str] = (), remove: 
         total -= entry.size
         removed.append(entry)
     return removed
+
+
+def clear_cache(paths: Paths) -> list[Entry]:
+    """Removes the whole cache, but for what is in use, which is returned."""
+    used = [entry for entry in cache_entries(paths) if not _remove(paths, entry.path)]
+    stay = {os.path.relpath(entry.path, paths.cache).split(os.sep)[0] for entry in used}
+    with storing("clean up", paths.cache):
+        for path in _paths(paths.cache):
+            if os.path.basename(path) not in stay:
+                remove_tree(path)
+        if not used:
+            remove_tree(paths.cache)
+    return used
 
 
 def cache_entries(paths: Paths) -> list[Entry]:

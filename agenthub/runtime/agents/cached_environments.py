@@ -6,11 +6,12 @@ import hashlib
 import json
 import os
 from contextlib import suppress
+from weakref import WeakKeyDictionary, finalize
 
 from agenthub.config import IN_USE
 from agenthub.errors import AgentNotFoundError
 from agenthub.packages.files import storing
-from agenthub.packages.locks import Hold, acquire, hold
+from agenthub.packages.locks import acquire, hold
 from agenthub.runtime.agents.run_cache import requested_python
 from agenthub.runtime.environments.dependencies import needs_project
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from agenthub.runtime.agent_runtime import AgentRuntime
     from agenthub.runtime.runs.locator import LocatedAgent
 
-_held: dict[str, Hold] = {}
+_held: WeakKeyDictionary[AgentRuntime, set[str]] = WeakKeyDictionary()
 _SOURCES = ("uv.lock", "pyproject.toml", "requirements.txt")
 
 
@@ -53,11 +54,11 @@ def cached_environment(
                 make_holdable(venv)
         finally:
             os.close(lock)
-        _keep(venv)
+        _keep(runtime, venv)
         from agenthub.runtime.agents.cache_limit import limit_cache
 
         limit_cache(runtime.settings.paths, runtime.settings["cache_size"], keep=(venv, agent.directory))
-    _keep(venv)
+    _keep(runtime, venv)
     return manager.get_python_executable(venv)
 
 
@@ -69,11 +70,13 @@ def make_holdable(directory: str) -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
 
 
-def _keep(venv: str) -> None:
-    """Holds an environment as long as this process lives, and notes that it was used now."""
-    if venv not in _held or not _held[venv].held:
+def _keep(runtime: AgentRuntime, venv: str) -> None:
+    """Holds an environment as long as `runtime` lives, and notes that it was used now."""
+    held = _held.setdefault(runtime, set())
+    if venv not in held:
         with suppress(AgentNotFoundError):
-            _held[venv] = hold(venv)
+            finalize(runtime, hold(venv).close)
+            held.add(venv)
     with suppress(OSError):  # a cache that cannot be written is used as it is
         os.utime(os.path.join(venv, IN_USE))
 
