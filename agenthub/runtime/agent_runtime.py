@@ -138,10 +138,10 @@ class AgentRuntime:
         self, agent: LocatedAgent, method_name: str, parameters: Mapping[str, Any], options: RunOptions
     ) -> dict[str, Any]:
         """`execute_agent` for an agent that was located already."""
-        with self._held(agent) as agent:
+        with self.held(agent) as agent:
             plan = self.plan(agent, method_name, parameters, options)
             plan.require_consent(options.consent)
-            return self._carry_out(plan, parameters, options)
+            return self.carry_out(plan, parameters, options)
 
     def plan(
         self, agent: LocatedAgent, method_name: str, parameters: Mapping[str, Any], options: RunOptions
@@ -163,7 +163,8 @@ class AgentRuntime:
         limits = self.limits(agent, next(iter(agent.manifest.methods.values()))._replace(timeout=None))
         return plan_worker(agent, options, store=self.store, settings=self.settings, limits=limits)
 
-    def _carry_out(self, plan: RunPlan, given: Iterable[str], options: RunOptions) -> dict[str, Any]:
+    def carry_out(self, plan: RunPlan, given: Iterable[str], options: RunOptions) -> dict[str, Any]:
+        """Runs what was planned, and records it; `given` are the names of the inputs that the caller gave."""
         run_id, masker = os.urandom(6).hex(), plan.masker()
         with begin_recording(self.recorder, plan, given, run_id, masker) as recording:
             options = options._replace(
@@ -193,7 +194,7 @@ class AgentRuntime:
 
     def _warm(self, plan: RunPlan, python: str | None, options: RunOptions, run_id: str) -> _Outcome | None:
         """By a worker, where there is one for this agent that was given what this run may have."""
-        if python is None or plan.agent.wanted or not self._may_be_loaded(plan.agent):
+        if python is None or plan.agent.wanted or not (options.line or self._may_be_loaded(plan.agent)):
             return None
         from agenthub.runtime.workers.client import run_warm
 
@@ -262,7 +263,7 @@ class AgentRuntime:
             return with_file(outcome, plan.method, scratch, plan.limits.result), holder.refusals
 
     @contextmanager
-    def _held(self, agent: LocatedAgent) -> Iterator[LocatedAgent]:
+    def held(self, agent: LocatedAgent) -> Iterator[LocatedAgent]:
         """Keeps an installed version from being removed, as `hold_located` does."""
         agent, held = hold_located(self.store, agent)
         try:

@@ -153,7 +153,7 @@ class Batch:
                 whatever `rows` raises.
         """
         with (
-            self._runtime._held(self._agent) as agent,
+            self._runtime.held(self._agent) as agent,
             _own_cancellation(self._options.cancellation) as cancellation,
         ):
             self._cancellation = cancellation
@@ -282,9 +282,9 @@ class Batch:
         try:
             plan, shared = self._plan.of_row(row.inputs)
             if not shared:
-                return self._runtime._carry_out(plan, row.inputs, options)
-            with self._workers.turn():
-                return self._runtime._carry_out(plan, row.inputs, options)
+                return self._runtime.carry_out(plan, row.inputs, options)
+            with self._workers.turn() as line:
+                return self._runtime.carry_out(plan, row.inputs, options._replace(line=line))
         except (InvalidInputError, PermissionDeniedError) as error:  # this row's own; others are everybody's
             return refusal_envelope(error, self._agent, self._agent.label, self._method)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import queue
 import threading
 from contextlib import contextmanager, suppress
 
 from agenthub.errors import AgentRuntimeError
+from agenthub.runtime.workers.client import Line
 from agenthub.runtime.workers.control import can_be_warm, list_workers, start_worker, stop_worker, worker_directory
 
 TYPE_CHECKING = False
@@ -38,22 +40,25 @@ class BatchWorkers:
         self._wanted = min(jobs, len(os.sched_getaffinity(0)) + 1) if possible else 0
         self._lock = threading.Lock()
         self._rows = 0
-        self._ready = threading.Semaphore(0)
+        self._free: queue.SimpleQueue[Line] = queue.SimpleQueue()  # to workers that serve no row now
         self._numbers: set[int] = set()
         self._starter: threading.Thread | None = None
         self._ended = False
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """A row's time with a worker, where there is one soon."""
+    def turn(self) -> Iterator[Line | None]:
+        """A row's time with a worker; None where there is none soon."""
         if self._starter is None and self._wanted:
             self._count()
-        took = bool(self._numbers) and self._ready.acquire(timeout=_PATIENCE)
+        line = None
+        if self._numbers:
+            with suppress(queue.Empty):
+                line = self._free.get(timeout=_PATIENCE)
         try:
-            yield
+            yield line
         finally:
-            if took:
-                self._ready.release()
+            if line is not None:
+                self._free.put(line)
 
     def _count(self) -> None:
         with self._lock:
@@ -71,7 +76,7 @@ class BatchWorkers:
                 plan, python = self._plan.shared, self._plan.python
                 start_worker(self._paths, plan, python, number=number, idle=_IDLE, lasting=False)
                 self._numbers.add(number)
-                self._ready.release()
+                self._free.put(Line(worker_directory(self._paths, plan.agent), f"{number}.sock"))
                 number += 1
         if self._ended:  # nobody waited for the last one
             self._stop_started()
@@ -88,6 +93,9 @@ class BatchWorkers:
     def stop(self) -> None:
         """Ends those that were started."""
         self._ended = True
+        with suppress(queue.Empty):
+            while True:
+                self._free.get_nowait().close()
         if self._starter is None:
             return
         self._starter.join(_LAST_START)

@@ -51,6 +51,7 @@ class RunOptions(NamedTuple):
         on_progress: called with a fraction (or None) and a message.
         cancellation: stops the run from another thread or a signal handler.
         ask_passphrase: asks for what opens the user's secrets, where that is needed; None: nobody can be asked.
+        line: to a worker that is asked first, as `workers.client.Line`, by one who asks for many runs.
     """
 
     directory: str | None = None
@@ -64,6 +65,7 @@ class RunOptions(NamedTuple):
     on_progress: Callable[[float | None, str], None] | None = None
     cancellation: Cancellation | None = None
     ask_passphrase: Callable[[bool], str] | None = None
+    line: object = None
 
 
 class RunPlan(NamedTuple):

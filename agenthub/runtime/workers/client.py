@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import select
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from agenthub.config import scratch_base
 from agenthub.errors import ExecutionError
@@ -23,6 +23,7 @@ from agenthub.runtime.workers.wire import GO, Connection, read_message, send_mes
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from typing import Any
 
     from agenthub.config import Paths
@@ -58,15 +59,14 @@ def run_warm(
         log_level: the lowest level of log lines that are passed on.
     """
     options = options._replace(on_log=_filtered(options.on_log, log_level))
-    place = worker_directory(paths, plan.agent)
-    names = sockets_in(place)
-    order = fingerprint_of(plan, python) if names else None
-    if order is None:
-        return None
-    for name in names:
+    order = None
+    for taken in _connections(worker_directory(paths, plan.agent), options.line):
+        order = order or fingerprint_of(plan, python)
+        if order is None:
+            return None
         with ExitStack() as stack:
             try:
-                run = _WarmRun(stack.enter_context(Connection(place, name)), plan, options)
+                run = _WarmRun(stack.enter_context(taken), plan, options)
                 begun = run.begin(order, run_id, current)
             except OSError:
                 continue
@@ -75,12 +75,55 @@ def run_warm(
     return None
 
 
+class Line:
+    """A connection to one worker that is kept from run to run, of which there is one at a time.
+
+    Args:
+        place: the directory of the worker's socket.
+        name: of the socket.
+    """
+
+    def __init__(self, place: str, name: str) -> None:
+        self._place = place
+        self._name = name
+        self._connection: Connection | None = None
+
+    @contextmanager
+    def taken(self) -> Iterator[Connection]:
+        """The connection, for one run. Raises OSError: there is none."""
+        connection, self._connection = self._connection, None
+        with ExitStack() as stack:
+            if connection is None:
+                connection = Connection(self._place, self._name).__enter__()
+            stack.push(connection)
+            yield connection
+            if connection.reusable:
+                connection.reusable = False
+                self._connection = connection
+                stack.pop_all()
+
+    def close(self) -> None:
+        """Ends it."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.__exit__()
+
+
+def _connections(place: str, line: object) -> Iterator[AbstractContextManager[Connection]]:
+    """To each of an agent's workers that may be free."""
+    if isinstance(line, Line):
+        yield line.taken()
+    for name in sockets_in(place):
+        yield Connection(place, name)
+
+
 class _WarmRun:
     def __init__(self, connection: Connection, plan: RunPlan, options: RunOptions) -> None:
         self._connection = connection
         self._socket = connection.socket
         self._plan = plan
         self._options = options
+        self._stopped = False
 
     def begin(self, order: str, run_id: str, current: Callable[[], str | None]) -> bool:
         """Has the worker begin the run. False, or OSError: it has not, and will not."""
@@ -121,6 +164,7 @@ class _WarmRun:
                 hurried = stop.cancelled or (cancellation is not None and cancellation.cancelled)
                 waking = [one.fileno() for one in (cancellation, stop) if one is not None and one.fileno() >= 0]
                 delivery.finish(waking, _IMPATIENCE, hurried=hurried)
+            self._connection.reusable = not self._stopped
             return outcome
         finally:
             delivery.close()
@@ -152,16 +196,16 @@ class _WarmRun:
         connection = self._socket.fileno()
         cancellation = self._options.cancellation
         stops = [one.fileno() for one in (cancellation, stop) if one is not None and one.fileno() >= 0]
-        stopped, received = False, 0
+        received = 0
         pending = bytearray()
         while True:
             behind, received = delivery.is_behind(received), 0
-            waiting = [] if behind and not stopped else [connection]
+            waiting = [] if behind and not self._stopped else [connection]
             waiting += [descriptor for descriptor in (delivery.fileno(), *stops) if descriptor >= 0]
             failed = delivery.failure is not None
-            ready = _readable(waiting, at_once=failed and not stopped)
-            if not stopped and (failed or not ready.isdisjoint(stops)):
-                stopped, stops = True, []
+            ready = _readable(waiting, at_once=failed and not self._stopped)
+            if not self._stopped and (failed or not ready.isdisjoint(stops)):
+                self._stopped, stops = True, []
                 with suppress(OSError):
                     self._socket.send(b"!")
             if connection not in ready:
@@ -179,7 +223,7 @@ class _WarmRun:
 
     def _receive(self) -> bytes:
         try:
-            return self._socket.recv(1 << 20)
+            return self._socket.recv(1 << 16)
         except ConnectionError:
             return b""
 

@@ -27,13 +27,16 @@ class Connection:
     """
 
     def __init__(self, place: str, name: str) -> None:
-        self._folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._place = place
         self._name = name
-        self._lock = -1
+        self._folder = self._lock = -1
+        self.reusable = False
+        """Whether another run may be asked for: whoever had the last one has heard all of it."""
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
 
     def __enter__(self) -> Connection:
         try:
+            self._folder = os.open(self._place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             lock = self._name.removesuffix("sock") + "lock"
             self._lock = os.open(lock, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._folder)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
