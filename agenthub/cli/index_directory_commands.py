@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 
 from agenthub.cli.output import printable
@@ -122,9 +123,11 @@ def _listening(arguments: argparse.Namespace, index: IndexDirectory, serving: Se
     from agenthub.indexes.server import IndexServer
 
     try:
+        if not 0 <= arguments.port <= 65535:
+            raise OSError(errno.EINVAL, "there is no such port")
         return IndexServer(index, arguments.host, arguments.port, serving)
-    except (OSError, OverflowError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    except OSError as error:
+        reason = error.strerror or str(error)
         raise InvalidInputError(
             f"cannot listen on {arguments.host}:{arguments.port}: {reason}",
             suggestion="--port 0 takes one that is free",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import BinaryIO
 
-_ATTEMPTS = 4
+_ATTEMPTS = 3
 _PAUSE = 0.2  # seconds; each further one is twice as long
 _LARGEST_ANSWER = 1 << 20
 _HEADERS = {"ssh": SIGNATURE, "sigstore": SIGSTORE}
@@ -101,7 +101,11 @@ class RemoteIndex:
         raise AssertionError("unreachable")
 
     def _ask(self, method: str, place: str, headers: dict[str, str], body: BinaryIO | bytes) -> dict[str, Any]:
-        given = {**headers, **({"Authorization": self._authorization} if self._authorization else {})}
+        given = {
+            "Connection": "close",
+            **headers,
+            **({"Authorization": self._authorization} if self._authorization else {}),
+        }
         with self._http.exchange(method, f"{self._source.url}/{place}", given, body) as response:
             data = b""
             for chunk in self._http.chunks(response):
