@@ -43,7 +43,7 @@ def loads(text: str | bytes | bytearray) -> Any:
         value, end = _scan(plain, 0)
         if end == len(plain):
             return value
-    except (StopIteration, ValueError, TypeError):
+    except (StopIteration, ValueError, TypeError, SystemError):  # the last: no module to take JSONDecodeError from
         pass
     import json
 
