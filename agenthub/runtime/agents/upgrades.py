@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from agenthub.errors import AgentRuntimeError, InstallError, PermissionDeniedError
@@ -142,18 +143,22 @@ class Upgrader:
 
     def _changes(self, record: InstallRecord, plan: Plan, options: InstallOptions) -> Changes:
         from agenthub.runtime.environments.dependencies import normalised, project_name
+        from agenthub.runtime.environments.preview import preview
 
         environments, asked = self.installer.environments, record.requested
-        try:
-            packages = environments.preview(
-                plan.directory,
-                plan.manifest,
-                options.python or asked.get("python"),
-                (*asked.get("with", ()), *options.extra),
-                options.on_progress,
-            )
-        except AgentRuntimeError:
-            packages = None  # building it will say why
+        packages = None
+        with suppress(AgentRuntimeError), self.store.new_staging() as scratch:  # building it will say what is wrong
+            if environments.use_uv:
+                packages = preview(
+                    plan.directory,
+                    plan.manifest,
+                    scratch,
+                    python=options.python or asked.get("python"),
+                    preferred=environments.config.python_version,
+                    extra=(*asked.get("with", ()), *options.extra),
+                    offline=environments.offline,
+                    on_progress=options.on_progress,
+                )
         own = {normalised(project_name(plan.directory) or plan.name), normalised(plan.name)}
         return changes_between(record, plan.manifest, plan.fetched.source, packages, own)
 
