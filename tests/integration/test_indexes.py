@@ -88,6 +88,13 @@ def test_what_there_is_not(cli, published):
     assert_refused(cli(*DRY[:2], "bob/words"), 3, "no index", "agenthub index add")
 
 
+def test_a_directory_of_that_name(cli, published, tmp_path, monkeypatch):
+    (tmp_path / "alice" / "none").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for words in ((), ("--index", published.file_url)):
+        assert_refused(cli("install", *words, "alice/none"), 3, "did you mean ./alice/none?")
+
+
 def test_letters_that_look_like_others(cli, published):
     for spec in ("\u0430lice/tool", "alice/too\u217c", "alice/\u212aool"):
         assert_refused(cli("install", "--index", published.file_url, spec), 4, "its letter")

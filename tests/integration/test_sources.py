@@ -123,14 +123,13 @@ def test_an_archive_is_recorded_by_its_own_digest_too(get, tmp_path):
     assert digest_of(parse_spec("x.tgz", str(tmp_path))) is None
 
 
-def test_an_index_is_not_there_yet(get, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(AgentNotFoundError, match="no index"):
-        fetch(parse_spec("owner/name"), str(tmp_path / "target"))
-    (tmp_path / "owner" / "name").mkdir(parents=True)
-    with pytest.raises(AgentNotFoundError) as caught:
-        fetch(parse_spec("owner/name"), str(tmp_path / "target"))
-    assert caught.value.suggestion == "did you mean ./owner/name?"
+def test_an_index_is_asked_by_who_calls(get, tmp_path):
+    spec, target = parse_spec("owner/name@1.0"), str(tmp_path / "target")
+    with pytest.raises(InstallError, match="owner/name"):
+        fetch(spec, target)
+    asked = []
+    assert fetch(spec, target, None, fetch_index=lambda *words: asked.append(words) or "fetched") == "fetched"
+    assert asked == [(spec, target, None)]
 
 
 @pytest.mark.parametrize("way", ["git+{0}", "git+file://{0}", "git+./repository"])
