@@ -213,6 +213,20 @@ def test_nothing_heavy_is_imported_on_the_way_to_a_run(shared, tmp_path, words):
     assert imported_by(words, shared, tmp_path) & heavy == set()
 
 
+@pytest.mark.parametrize("words", [["rollback", "module"], ["use", "module@1.0"], ["pin", "module"]])
+def test_nothing_heavy_is_imported_on_the_way_to_another_version(two_versions, tmp_path, words):
+    assert imported_by(words, two_versions, tmp_path) & HEAVY == set()
+
+
+@pytest.fixture(scope="session")
+def two_versions(tmp_path_factory):
+    place, home = tmp_path_factory.mktemp("versions"), ""
+    for version in ("1.0", "2.0"):
+        agent = write_agent(place / version, "", {"go": method()}, name="module", version=version, entrypoint="agent")
+        home = install_into(place / "home", "--force", agent)
+    return home
+
+
 def test_still_less_is_imported_for_a_run_by_a_worker(shared, tmp_path):
     env = {**os.environ, "AGENTHUB_HOME": shared}
     subprocess.run([*COMMAND, "warm", "module"], env=env, check=True, capture_output=True)

@@ -59,13 +59,24 @@ def complete(words: list[str], output: Output) -> int:
     from agenthub.errors import AgentRuntimeError
 
     *before, current = words or [""]
+    before, current, apart = _with_version(before, current)
     try:
-        candidates = [word for word in _candidates(before, current) if word.startswith(current)]
+        found = [word for word in _candidates(before, current) if word.startswith(current)]
+        candidates = [word[apart:] for word in found]
     except AgentRuntimeError:  # a line that is wrong, or a store that cannot be read
         candidates = []
     if candidates:
         output.result("\n".join(candidates))
     return 0
+
+
+def _with_version(before: list[str], current: str) -> tuple[list[str], str, int]:
+    """Joins what bash takes apart at an `@`; the third is how much of the last word bash has completed already."""
+    if current == "@" and len(before) > 1:
+        return before[:-1], before[-1] + "@", len(before[-1])
+    if before[-1:] == ["@"] and len(before) > 2:
+        return before[:-2], f"{before[-2]}@{current}", len(before[-2]) + 1
+    return before, current, 0
 
 
 def _candidates(before: list[str], current: str) -> Iterable[str]:
@@ -96,6 +107,8 @@ def _candidates(before: list[str], current: str) -> Iterable[str]:
         return agent.manifest.methods if agent is not None else ()
     if name in ("grant", "revoke") and place.dest == "values":
         return _grantable([word for word in before[1:] if not word.startswith("-")][1])
+    if "@" in current and (name, place.dest) in (("use", "agent"), ("upgrade", "agents")):
+        return _versions(current.partition("@")[0])
     return _PLACES[name, place.dest]() if (name, place.dest) in _PLACES else ()
 
 
@@ -104,7 +117,7 @@ def _run_candidates(before: list[str], current: str) -> Iterable[str]:
 
     call = split(before, lambda: _parser("run"))
     if call.agent is None:
-        return [name for names, _ in RUN_OPTIONS for name in names] if current.startswith("-") else _agents()
+        return [name for names, _ in RUN_OPTIONS for name in names] if current.startswith("-") else _runnable(current)
     agent = _located(call.agent)
     if agent is None:
         return ()
@@ -129,6 +142,20 @@ def _agents() -> list[str]:
     entries = Store.here(Settings().paths).list_agents()
     names = [entry.name for entry in entries]
     return sorted([name for name in names if names.count(name) == 1] + [f"{one.owner}/{one.name}" for one in entries])
+
+
+def _runnable(current: str) -> list[str]:
+    return _versions(current.partition("@")[0]) if "@" in current else _agents()
+
+
+def _versions(agent: str) -> list[str]:
+    """`agent@version` for each version that is installed."""
+    from agenthub.config import Settings
+    from agenthub.packages.store import Store
+
+    store = Store(Settings().paths)
+    found = store.versions(*store.resolve(agent))
+    return sorted(dict.fromkeys(f"{agent}@{each.record.version}" for each in found))
 
 
 def _located(agent: str) -> LocatedAgent | None:
@@ -180,7 +207,11 @@ def _runs(status: str | None = None) -> list[str]:
 # What goes where a command takes an argument that is not one of a few words.
 _PLACES: dict[tuple[str, str], Callable[[], list[str]]] = {
     **{(command, "agent"): _agents for command in ("info", "dir", "grant", "revoke", "map")},
-    **{(command, "agents"): _agents for command in ("uninstall", "verify", "audit")},
+    **{(command, "agent"): _agents for command in ("use", "rollback")},
+    **{
+        (command, "agents"): _agents
+        for command in ("uninstall", "verify", "audit", "upgrade", "outdated", "pin", "unpin")
+    },
     ("trust", "words"): _trust_words,
     ("config", "name"): _settings,
     **{(command, "run"): _runs for command in ("logs", "rerun")},

@@ -37,7 +37,17 @@ def complete(shared, cli, monkeypatch):
     ("words", "offered"),
     [
         (["ins"], ["install"]),
-        (["un"], ["uninstall"]),
+        (["un"], ["uninstall", "unpin"]),
+        (["use", "pai"], ["painter"]),
+        (["use", "painter@"], ["painter@1.0.0"]),
+        (["run", "painter@1"], ["painter@1.0.0"]),
+        (["run", "painter@1.0.0", "d"], ["draw"]),
+        (["upgrade", "painter", "local/po"], ["local/poet"]),
+        (["pin", "painter", "acme/"], ["acme/poet"]),
+        # as bash takes words apart
+        (["use", "painter", "@"], ["@1.0.0"]),
+        (["use", "painter", "@", "1."], ["1.0.0"]),
+        (["use", "painter", "@", "2"], []),
         (["run", ""], ["acme/poet", "local/painter", "local/poet", "painter"]),
         (["run", "pai"], ["painter"]),
         (["run", "acme/"], ["acme/poet"]),

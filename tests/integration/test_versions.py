@@ -59,7 +59,12 @@ def test_the_whole_way(two, source):
     assert answer(cli) == "1.0"
     assert cli.ok("rollback", "--json", "probe").json["version"] == "2.0"
     assert cli.ok("use", "--json", "local/probe@1.0").json == {
-        **{"owner": "local", "name": "probe", "version": "1.0", "before": "2.0", "changed": True, "unmet": []},
+        "owner": "local",
+        "name": "probe",
+        "version": "1.0",
+        "before": "2.0",
+        "changed": True,
+        "unmet": [],
         "path": cli.ok("dir", "probe@1.0").out.strip(),
         "schema_version": 1,
     }
@@ -252,6 +257,7 @@ def test_git_follows_what_was_asked_for(cli, tmp_path):
     assert cli.ok("info", "--json", "probe").json["source"]["ref"] == "main"
 
 
+@pytest.mark.slow
 def test_an_archive(cli, source, tmp_path):
     archive = tmp_path / "probe.zip"
     shutil.make_archive(str(archive.with_suffix("")), "zip", source("1.0"))
@@ -332,8 +338,15 @@ def test_what_an_agent_needs_comes_with_it(cli, index, source):
     # An upgrade stays with what is needed of it; who asks for more by name is told.
     assert cli.ok("outdated", "--json").json["agents"] == [
         {
-            **{"owner": "acme", "name": "parser", "version": "1.5.0", "available": None, "latest": "2.0.0"},
-            **{"source": "index", "location": "acme/parser", "pinned": False, "problem": ""},
+            "owner": "acme",
+            "name": "parser",
+            "version": "1.5.0",
+            "available": None,
+            "latest": "2.0.0",
+            "source": "index",
+            "location": "acme/parser",
+            "pinned": False,
+            "problem": "",
         }
     ]
     assert_refused(

@@ -142,8 +142,9 @@ class Upgrader:
         return Upgraded(owner, name, installed.record, installed.directory, installed.changed, changes)
 
     def _changes(self, record: InstallRecord, plan: Plan, options: InstallOptions) -> Changes:
-        from agenthub.runtime.environments.dependencies import normalised, project_name
+        from agenthub.runtime.environments.dependencies import project_name
         from agenthub.runtime.environments.preview import preview
+        from agenthub.runtime.environments.state import normalised
 
         environments, asked = self.installer.environments, record.requested
         packages = None

@@ -13,9 +13,8 @@ import os
 from typing import NamedTuple
 
 from agenthub.errors import AgentRuntimeError, EnvironmentError
-from agenthub.runtime.environments.dependencies import normalised
 from agenthub.runtime.environments.replacing import is_running, remove
-from agenthub.runtime.environments.state import BYTECODE, python_path, site_packages
+from agenthub.runtime.environments.state import BYTECODE, normalised, python_path, site_packages
 from agenthub.runtime.environments.tools import run_tool, tool_environment
 
 TYPE_CHECKING = False

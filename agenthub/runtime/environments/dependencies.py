@@ -7,6 +7,7 @@ import re
 from typing import Any, NamedTuple
 
 from agenthub.errors import InvalidManifestError
+from agenthub.runtime.environments.state import normalised
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -143,8 +144,3 @@ def requirement_name(requirement: str) -> str:
         return ""
     match = _NAME.match(requirement)
     return normalised(match.group(1)) if match else ""
-
-
-def normalised(name: str) -> str:
-    """A project name as indexes compare it."""
-    return re.sub(r"[-_.]+", "-", name).lower()

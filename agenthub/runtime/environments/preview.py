@@ -10,10 +10,10 @@ from agenthub.runtime.environments.dependencies import (
     PROJECT,
     REQUIREMENTS,
     dependency_source,
-    normalised,
     python_request,
 )
 from agenthub.runtime.environments.interpreters import find_interpreter
+from agenthub.runtime.environments.state import normalised
 from agenthub.runtime.environments.tools import find_uv, run_tool, tool_environment, uv_config_options
 
 TYPE_CHECKING = False

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-from agenthub.runtime.environments.dependencies import normalised
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,6 +12,13 @@ PROBE_TIMEOUT = 20.0
 """Seconds an environment's interpreter may take to start."""
 BYTECODE = "__pycache__"
 _SHOWN = 3
+
+
+def normalised(name: str) -> str:
+    """A project's name as indexes compare it: runs of `-_.` are one `-`."""
+    words = name.replace("_", "-").replace(".", "-").lower().split("-")
+    inner = [word for word in words[1:-1] if word]
+    return "-".join([words[0], *inner, words[-1]]) if len(words) > 1 else words[0]
 
 
 def python_path(venv: str) -> str:
