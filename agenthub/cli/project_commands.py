@@ -147,7 +147,7 @@ def _is_done(home: ProjectHome, arguments: argparse.Namespace, output: Output) -
         return False
     output.detail("nothing to do")
     if arguments.json:
-        agents = [_agent(label, version, directory, False) for label, version, directory, _ in stamp.agents]
+        agents = [_agent(label, version, directory, False) for label, version, directory, *_ in stamp.agents]
         output.json({"agents": agents, "changes": [], "pruned": []})
     return True
 

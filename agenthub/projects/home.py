@@ -32,12 +32,13 @@ class Stamp(NamedTuple):
     Attributes:
         inputs: digest of `agents.toml`, `agents.lock` and our version.
         paths: digests of directories and archives that are agents, by path relative to the project.
-        agents: for each agent its label, its version, its version directory, and whether that has an environment.
+        agents: for each agent its label, its version, its version directory, where its packages are ("": it has no
+            environment), and when something was last put there or taken away (ns).
     """
 
     inputs: str
     paths: dict[str, str]
-    agents: list[tuple[str, str, str, bool]]
+    agents: list[tuple[str, str, str, str, int]]
 
 
 class ProjectHome:
@@ -131,13 +132,13 @@ class ProjectHome:
             return None
         return stamp
 
-    def _is_whole(self, label: str, version: str, directory: str, environment: bool) -> bool:
+    def _is_whole(self, label: str, version: str, directory: str, packages: str, changed: int) -> bool:
         owner, _, name = label.partition("/")
-        return (
-            self.target(owner, name) == directory
-            and os.path.exists(os.path.join(directory, RECORD))
-            and (not environment or os.access(os.path.join(directory, VENV, "bin", "python"), os.X_OK))
-        )
+        if self.target(owner, name) != directory or not os.path.exists(os.path.join(directory, RECORD)):
+            return False
+        if not packages:
+            return True
+        return os.access(os.path.join(directory, VENV, "bin", "python"), os.X_OK) and changed_at(packages) == changed
 
     def _say_whose(self) -> None:
         """Notes the project's path, by which `abandoned_projects` knows it."""
@@ -147,6 +148,11 @@ class ProjectHome:
         if not os.path.exists(path):
             with new_staging(self.paths) as staging:
                 write_json(path, {"schema_version": SCHEMA_VERSION, "path": self.project}, staging.path)
+
+
+def changed_at(packages: str) -> int:
+    """When something was last put into a directory or taken away (ns); 0 where there is none."""
+    return os.stat(packages).st_mtime_ns if packages else 0
 
 
 def inputs_digest(project: str) -> str:

@@ -161,8 +161,7 @@ class Machine:
                     self.store.activate(place, link)
             else:
                 place = self._build(locked, tree or trees.locked(locked), link, say)
-            if state.current != place:
-                self._discard(state.current)
+            self._tidy(locked, place)
         record = read_record(place)
         return Synced(locked.owner, locked.name, record.version, place, record.interpreter is not None, True)
 
@@ -204,6 +203,12 @@ class Machine:
             environment_files=write_list(place, self.environments.config.venv_location, known_files(self.environments)),
         )
         return record._replace(**environment_fields(record, environment)) if environment else record
+
+    def _tidy(self, locked: LockedAgent, place: str) -> None:
+        """Removes what the project had of an agent before, and what an earlier sync did not come to remove."""
+        for directory, record in self._versions(locked):
+            if record.locked and directory != place:
+                self._discard(directory)
 
     def _discard(self, directory: str | None) -> None:
         """Removes a version that a project's lock made, once nothing uses it; the caller holds the agent's lock."""

@@ -6,6 +6,7 @@ import os
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from agenthub.config import VENV
 from agenthub.errors import AgentNotFoundError, InvalidInputError, nearest
 from agenthub.packages.names import check_name
 from agenthub.packages.project_links import LOCK_FILE, PROJECT_FILE
@@ -14,12 +15,13 @@ from agenthub.packages.store import Store
 from agenthub.projects.differences import Difference, lock_differences, machine_differences
 from agenthub.projects.edit import with_agent, without_agent
 from agenthub.projects.files import read_bytes, write_text
-from agenthub.projects.home import ProjectHome, Stamp, inputs_digest
+from agenthub.projects.home import ProjectHome, Stamp, changed_at, inputs_digest
 from agenthub.projects.installing import Machine, Synced
 from agenthub.projects.lock_file import Lock, LockedAgent, format_lock, read_lock
 from agenthub.projects.locking import check_requirements, lock_project
 from agenthub.projects.project_file import Project, Wanted, git_source, parse_project, read_project, relative_to
 from agenthub.projects.trees import Tree, Trees
+from agenthub.runtime.environments.state import site_packages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -266,7 +268,10 @@ class ProjectManager:
 
     def _stamp(self, lock: Lock, synced: Sequence[Synced]) -> None:
         paths = {one.source["path"]: one.archive or one.digest for one in lock.agents if "path" in one.source}
-        agents = [(one.label, one.version, one.directory, one.environment) for one in synced]
+        agents = []
+        for one in synced:
+            packages = site_packages(os.path.join(one.directory, VENV)) if one.environment else ""
+            agents.append((one.label, one.version, one.directory, packages, changed_at(packages)))
         self.home.write_stamp(Stamp(inputs_digest(self.directory), paths, agents))
 
     def _wanted(self, spec: Spec, identity: str | None, at: str | None, trees: Trees) -> Wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -328,8 +329,15 @@ def test_a_sync_mends_what_is_broken(cli, project):
     assert cli.ok("sync", "--json").json["agents"][0]["changed"] is False
     shutil.rmtree(os.path.join(path, "venv"))
     assert "local/one" in cli("sync", "--check").out
-    assert cli.ok("sync", "--json").json["agents"][0]["changed"] is True
+    assert "agenthub sync" in cli("doctor").out
+    assert cli("doctor", "--fix").code != 0  # what a lock fixes is not resolved again
+    path = cli.ok("sync", "--json").json["agents"][0]["path"]
     assert answer(cli, "one") == 1
+    [packages] = glob.glob(os.path.join(path, "venv/lib/*/site-packages"))
+    shutil.rmtree(os.path.join(packages, "tiny-1.0.dist-info"))
+    assert cli.ok("sync", "--json").json["agents"][0]["changed"] is True
+    assert cli.ok("sync", "--json").json["agents"][0]["changed"] is False
+    cli.ok("doctor")
 
 
 def test_agents_of_an_index(cli, project, tmp_path, monkeypatch):

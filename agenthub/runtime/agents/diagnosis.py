@@ -124,7 +124,7 @@ def _agents(runtime: AgentRuntime, fix: bool, say: Callable[[str], None]) -> Ite
         try:
             agent = locate_directory(runtime.store.current_version_dir(entry.owner, entry.name), runtime.store)
             problems = installer.problems(agent, deep=True)
-            if problems and fix:
+            if problems and fix and not entry.project:
                 say(f"rebuilding {label}")
                 installer.repair(agent, say)
                 problems = installer.problems(agent, deep=True)
@@ -135,7 +135,10 @@ def _agents(runtime: AgentRuntime, fix: bool, say: Callable[[str], None]) -> Ite
             continue
         if problems:
             yield Check(
-                label, "error", f"its environment is broken: {'; '.join(problems[:3])}", "agenthub doctor --fix"
+                label,
+                "error",
+                f"its environment is broken: {'; '.join(problems[:3])}",
+                "agenthub sync" if entry.project else "agenthub doctor --fix",
             )
         else:
             healthy += 1
