@@ -75,7 +75,7 @@ def publish(arguments: argparse.Namespace, output: Output) -> int:
     settings = Settings()
     source = _index(arguments, settings)
     owner = check_name(arguments.owner, "owner")
-    with prepared(arguments.path, _rules(arguments)) as ready, output.progress(f"publishing to {source.name}"):
+    with prepared(arguments.path, _rules(arguments)) as ready:
         label = f"{owner}/{ready.found.name} {ready.found.version}"
         report: dict[str, object] = {"owner": owner, "name": ready.found.name, "version": ready.found.version}
         report |= {
@@ -90,15 +90,12 @@ def publish(arguments: argparse.Namespace, output: Output) -> int:
             output.note(f"would publish {label} to {source.name}")
             return 0
         signed = signatures(ready, owner, arguments.sign, arguments.sigstore)
-        done = give(
-            source,
-            settings,
-            ready,
-            owner,
-            signed,
-            force=arguments.force,
-            waiting=lambda: output.note("waiting for another publisher to finish"),
-        )
+
+        def waiting() -> None:
+            output.note("waiting for another publisher to finish")
+
+        with output.progress(f"publishing to {source.name}"):
+            done = give(source, settings, ready, owner, signed, force=arguments.force, waiting=waiting)
     if arguments.json:
         output.json({**report, "changed": done.changed, "latest": done.latest})
     if not done.changed:

@@ -261,6 +261,9 @@ class Change:
 
         Returns:
             AgentDocument: as it was written.
+
+        Raises:
+            InstallError: readers would refuse it: something in it is too long, or there is too much of it.
         """
         index, moment = self.index, time.time() if at is None else at
         before, files = index.summary(), list(files)
@@ -269,8 +272,10 @@ class Change:
         agents = before.agents + (index.document(document.owner, document.name) is None)
         entries = index.search()
         set_entry(entries, document)
+        data = document_bytes(document)
+        _check_readable(document, data)
         # All that needs space is written before anything is changed.
-        staged = [*files, self._stage(document_place(document), document_bytes(document))]
+        staged = [*files, self._stage(document_place(document), data)]
         staged += self._summaries(entries, agents, serial, document.updated)
         note = {"owner": document.owner, "name": document.name, "files": [place for _, place in files]}
         pending = self._stage(_PENDING, as_json({"schema_version": SCHEMA_VERSION, **note}))
@@ -348,6 +353,15 @@ class Change:
         while place := os.path.dirname(place):
             with suppress(OSError):
                 os.rmdir(self.index.path(place))
+
+
+def _check_readable(document: AgentDocument, data: bytes) -> None:
+    """Refuses to write what no reader would take."""
+    label = f"{document.owner}/{document.name}"
+    try:
+        parse_agent_document(data, label, document.owner, document.name)
+    except InstallError as error:
+        raise InstallError(f"not published, since readers would refuse it: {error.message}") from None
 
 
 def _names(directory: str) -> list[str]:

@@ -9,9 +9,10 @@ from agenthub.errors import AgentNotFoundError, AgentRuntimeError, InstallError,
 from agenthub.indexes.directory import IndexDirectory, writing
 from agenthub.indexes.documents import AgentDocument, Release, Signature
 from agenthub.indexes.inspection import Inspected, inspect_archive, release_of
-from agenthub.indexes.summaries import latest_release, timestamp
+from agenthub.indexes.summaries import describing_release, latest_release, timestamp
 from agenthub.packages.ledger import LIMITS, Limits
 from agenthub.packages.names import check_name
+from agenthub.packages.spec import LOCAL_OWNER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ def publish(index: IndexDirectory, publication: Publication, waiting: Callable[[
         PermissionDeniedError: it would change what was published, or become the latest version by accident.
     """
     owner = check_name(publication.owner, "owner")
+    if owner == LOCAL_OWNER:
+        raise InstallError(f"nobody publishes as {owner}: it is the owner of what was installed from a directory")
     index.check_usable()
     with index.scratch() as scratch:
         archive = os.path.join(scratch, "archive")
@@ -148,9 +151,11 @@ def set_notice(
             )
             for release in _chosen(document, version)
         }
-        releases = {**document.releases, **changed}
-        if releases != document.releases:
-            change.commit(described(index, document._replace(releases=releases), change.scratch))
+        after = document._replace(releases={**document.releases, **changed})
+        if after != document:
+            if describing_release(after).version != describing_release(document).version:
+                after = described(index, after, change.scratch)
+            change.commit(after)
     return list(changed.values())
 
 
@@ -167,11 +172,8 @@ def _chosen(document: AgentDocument, version: str) -> list[Release]:
 
 
 def described(index: IndexDirectory, document: AgentDocument, scratch: str) -> AgentDocument:
-    """The document with description and tags of its latest release, or of the highest where all are yanked."""
-    from packaging.version import Version
-
-    release = latest_release(document) or max(document.releases.values(), key=lambda each: Version(each.version))
-    manifest = inspect_archive(index.path(release.file), scratch).manifest
+    """The document with description and tags as they are in the archive of `describing_release`."""
+    manifest = inspect_archive(index.path(describing_release(document).file), scratch).manifest
     return document._replace(description=manifest.description, tags=manifest.tags)
 
 
@@ -266,7 +268,7 @@ def _with_release(document: AgentDocument | None, release: Release, found: Inspe
     if document is None:
         document = AgentDocument(release.owner, release.name, 0, "", "", (), {})
     document = document._replace(releases=releases)
-    if latest_release(document) == release or len(releases) == 1:
+    if describing_release(document) == release:
         document = document._replace(description=found.manifest.description, tags=found.manifest.tags)
     return document
 

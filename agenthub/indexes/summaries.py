@@ -10,6 +10,9 @@ from agenthub.indexes.documents import SCHEMA_VERSION, AgentDocument, Release, t
 
 INDEX, SEARCH, AGENTS, FILES = "index.json", "search.json", "agents", "files"
 
+_LONGEST_DESCRIPTION = 1000  # characters; the document has all of it
+_MOST_WORDS = 200
+
 Entries = dict[tuple[str, str], dict[str, Any]]
 """What `search.json` says, by owner and name."""
 
@@ -23,6 +26,13 @@ def latest_release(document: AgentDocument) -> Release | None:
     return max(ranked, key=lambda each: each[:2])[2] if ranked else None
 
 
+def describing_release(document: AgentDocument) -> Release:
+    """The release whose description and tags are the agent's: the latest, or the highest where all are yanked."""
+    from packaging.version import Version
+
+    return latest_release(document) or max(document.releases.values(), key=lambda each: Version(each.version))
+
+
 def search_entry(document: AgentDocument) -> dict[str, Any] | None:
     """The agent's line in `search.json`; None where all its releases are yanked."""
     release = latest_release(document)
@@ -32,9 +42,9 @@ def search_entry(document: AgentDocument) -> dict[str, Any] | None:
         "owner": document.owner,
         "name": document.name,
         "version": release.version,
-        "description": document.description,
-        "methods": list(release.methods),
-        "tags": list(document.tags),
+        "description": document.description[:_LONGEST_DESCRIPTION],
+        "methods": list(release.methods)[:_MOST_WORDS],
+        "tags": list(document.tags)[:_MOST_WORDS],
         "deprecated": release.deprecated,
     }
 

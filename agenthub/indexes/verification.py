@@ -111,6 +111,8 @@ class _Verification:
         path = self._index.path(release.file)
         if release.file != archive_place(release.owner, release.name, release.version):
             return self._error(release.file, f"this is not where {release.label} belongs")
+        if os.path.islink(path):
+            return self._error(release.file, "it is a link, which servers and readers do not follow")
         if not os.path.isfile(path):
             return self._error(release.file, f"it is missing, and {release.label} is published")
         digest, size = file_digest(path)

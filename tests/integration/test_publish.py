@@ -253,6 +253,26 @@ def test_serials_only_grow(cli, index, publish):
     assert seen[2][1] == seen[3][1]  # what is said of another agent leaves this one's document
 
 
+@pytest.mark.slow
+def test_any_sequence_is_what_a_build_would_make_of_it(cli, index):
+    """The documents follow from archives and notices alone, however they came about."""
+    import random
+
+    chance = random.Random(3)
+    versions = [f"{major}.{minor}{end}" for major in range(2) for minor in range(3) for end in ("", "rc1")]
+    chance.shuffle(versions)
+    for version in versions:
+        index.publish("acme/greeter", version, description=f"the one of {version}", tags=[version])
+        published = list(index.document("acme/greeter")["releases"])
+        index.notice("acme/greeter", chance.choice(published), yanked=chance.choice(["why", ""]))
+        index.notice("acme/greeter", chance.choice(published), deprecated=chance.choice(["why", ""]))
+    for version in published:
+        index.notice("acme/greeter", version, yanked="all of it")
+        before = verified(cli, index)
+        assert cli.ok("index", "build", index.directory, "--json").json["changed"] == []
+        assert verified(cli, index) == before
+
+
 # what is refused ---------------------------------------------------------------------------------------------------
 
 
@@ -296,6 +316,21 @@ def test_where_there_is_no_index(cli, index, tmp_path):
     assert_refused(cli("publish", directory, "--owner", "acme", "--index", git), 2, "git host", "push a tag")
     assert_refused(cli("index", "verify", tmp_path / "documents"), 3, "no index")
     assert_refused(cli("index", "verify", tmp_path / "nowhere"), 3, "no directory")
+
+
+@pytest.mark.parametrize("manifest", [{"description": "x" * 20_000}, {"tags": ["x"] * 10_001}])
+def test_what_no_reader_would_take_is_not_published(cli, index, publish, manifest):
+    publish("1.0")
+    before = verified(cli, index)
+    done = publish("1.1", **manifest)
+    assert done.code == 4
+    assert "readers would refuse it" in done.err
+    assert verified(cli, index) == before
+
+
+def test_nobody_publishes_as_local(index, publish):
+    assert_refused(publish("1.0", agent="local/greeter"), 4, "nobody publishes as local")
+    assert not index.directory.exists()
 
 
 def test_dry_runs_change_nothing(cli, index, publish, tmp_path):
@@ -435,6 +470,9 @@ def test_a_build_refuses_what_is_not_what_it_says(cli, published):
     assert_refused(cli("index", "build", published.directory), 4, "belongs at files/acme/greeter/greeter-1.0.agent")
 
 
+_EVERY_TIME = ("altered", "orphan", "permissions", "summary")
+
+
 def damage(index):
     """Each: what is done to an index, and what `verify` is to say of it."""
 
@@ -483,7 +521,9 @@ def damage(index):
     }
 
 
-@pytest.mark.parametrize("kind", damage(None))
+@pytest.mark.parametrize(
+    "kind", [kind if kind in _EVERY_TIME else pytest.param(kind, marks=pytest.mark.slow) for kind in damage(None)]
+)
 def test_verify_finds(cli, published, kind):
     act, said = damage(published)[kind]
     act()
