@@ -15,6 +15,7 @@ from tests.benchmarks.history import history_rows
 from tests.benchmarks.indexes import index_rows
 from tests.benchmarks.isolation import isolation_rows
 from tests.benchmarks.measure import Row, command, compare, peak_rss, table
+from tests.benchmarks.versions import version_rows
 from tests.benchmarks.warm import warm_rows
 from tests.integration.openai_server import KEY, OpenAIServer
 
@@ -74,6 +75,7 @@ def main() -> int:
             *history_rows(work, env),
             *batch_rows(work, env),
             *index_rows(work, env, tool),
+            *version_rows(work, env, tool),
         ]
     print(table(rows))
     return 0 if all(row.met for row in rows) else 1
