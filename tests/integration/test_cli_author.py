@@ -146,6 +146,17 @@ def test_an_unknown_key_is_kept_with_a_warning(validate):
     assert "homepage" in message
 
 
+def test_a_script_that_is_to_stream_is_told_that_it_cannot(validate):
+    manifest = MANIFEST.replace(
+        "      description: says hello\n", "      description: says hello\n      stream: true\n"
+    )
+    assert validate(manifest)[1] == [], "a class can"
+    code = "import json\nprint(json.dumps({'result': 'greet'}))\n"
+    finished, [(severity, where, message)] = validate(manifest.replace("entrypoint: agent:Agent\n", ""), code)
+    assert (finished.code, severity, where) == (0, "warning", "agent.yaml")
+    assert "interface.methods.greet.stream" in message
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
     [

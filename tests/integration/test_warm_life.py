@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -11,7 +14,17 @@ from agenthub.errors import EnvironmentError, InvalidInputError
 from agenthub.runtime.runs.permissions import Changes
 from agenthub.runtime.runs.plan import RunOptions
 from agenthub.runtime.workers.control import Upkeep, worker_directory
-from tests.integration.warm_support import OBEDIENT, SCRIPT, TIERS, Slow, Warm, environment, result_of, unavailable
+from tests.integration.warm_support import (
+    OBEDIENT,
+    PATIENCE,
+    SCRIPT,
+    TIERS,
+    Slow,
+    Warm,
+    environment,
+    result_of,
+    unavailable,
+)
 from tests.support import method, wait_until, write_agent
 
 
@@ -311,6 +324,65 @@ def test_warm_by_itself_after_the_first_run(warm):
     assert warm.do(threaded, "")["warm"] is False
     wait_until(lambda: warm.runtime.get_agent_info(threaded)["cold"], None, "it is known")
     assert warm.workers(threaded) == []
+
+
+def test_runs_at_once_start_one_by_itself(warm):
+    warm.settings["AGENTHUB_WARM"] = "auto"
+    agent = warm.agent()
+    runtime, number = warm.runtime, 4
+    located, ready = runtime.locate(agent), threading.Barrier(number)
+
+    def run(_):
+        ready.wait(PATIENCE)
+        return runtime.run(located, "go", {}, RunOptions(consent=bool))
+
+    with ThreadPoolExecutor(number) as threads:
+        before = set(keepers())
+        assert [envelope["result"]["warm"] for envelope in threads.map(run, range(number))] == [False] * number
+        assert len(set(keepers()) - before) == 1
+    wait_until(lambda: warm.workers(agent), None, "it is kept loaded")
+
+
+def keepers():
+    """The children of this process that keep a worker, or are about to."""
+    found = []
+    for task in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{task}/children") as file:
+            for pid in file.read().split():
+                with suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as words:
+                    found += [pid] if b"workers.keeper" in words.read() else []
+    return found
+
+
+def test_whoever_comes_second_waits_for_what_is_being_loaded(warm, tmp_path):
+    os.mkfifo(tmp_path / "gate")
+    agent = warm.agent(f"open({str(tmp_path / 'gate')!r}).read()\n" + OBEDIENT, permissions={"read": [str(tmp_path)]})
+    with ThreadPoolExecutor(2) as threads:
+        both = [threads.submit(warm.command, "warm", "--yes", agent) for _ in range(2)]
+        gate = wait_until(lambda: opened(tmp_path / "gate"), None, "one loads")
+        try:
+            wait_until(lambda: len(waiting(agent, warm)) == 1, None, "the other one waits")
+            assert not any(one.done() for one in both)
+        finally:
+            os.close(gate)
+        assert [one.result(PATIENCE).code for one in both] == [0, 0]
+    assert len(warm.workers(agent)) == 1
+
+
+def opened(pipe):
+    """A descriptor for writing, once somebody reads."""
+    try:
+        return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
+
+
+def waiting(agent, warm):
+    """The lines of /proc/locks about those who wait for the one that loads an agent."""
+    place = worker_directory(warm.runtime.settings.paths, warm.runtime.locate(agent))
+    number = os.stat(os.path.join(place, "0.loading")).st_ino
+    with open("/proc/locks") as locks:
+        return [line for line in locks if "->" in line and f":{number} " in line]
 
 
 # idle, busy, short of memory ----------------------------------------------------------------------------------------

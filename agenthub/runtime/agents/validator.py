@@ -76,6 +76,10 @@ def _code_findings(directory: str, manifest: AgentManifest) -> Iterator[Finding]
     except InvalidManifestError as error:
         yield Finding("error", "agent.yaml", error.message.removeprefix(f"{manifest.name}: "))
     entrypoint = manifest.entrypoint
+    for name, method in manifest.methods.items():
+        if method.stream and entrypoint.kind != "python":
+            message = f"interface.methods.{name}.stream: by the script contract a result comes whole, at the end"
+            yield Finding("warning", "agent.yaml", message)
     if entrypoint.kind == "command":
         yield from _command_findings(directory, entrypoint.argv)
     elif entrypoint.kind == "script":

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import sys
-import time
 from contextlib import suppress
 
 from agenthub.errors import AgentRuntimeError, EnvironmentError, InvalidInputError
@@ -29,7 +29,8 @@ _KEEPER = "import sys; sys.path.insert(0, sys.argv[1]); import agenthub.runtime.
 _ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", ".."))
 DEFAULT_IDLE = 900.0  # seconds
 COLD = "cold.json"  # beside the sockets: which version cannot be kept loaded, and why
-_keepers: list[subprocess.Popen[bytes]] = []  # of this process
+_keepers: list[tuple[str, int, subprocess.Popen[bytes]]] = []  # of this process, with what they keep
+_start_lock = _thread.allocate_lock()
 
 
 class WorkerInfo(NamedTuple):
@@ -167,7 +168,12 @@ def start_worker(
         "lasting": lasting,
         "upkeep": (upkeep or Upkeep())._asdict(),
     }
-    answer = _start_keeper(order, wait=wait)
+    if not wait:
+        with _start_lock:
+            if not _is_starting(place, number):
+                _start_keeper(order, wait=False)
+        return
+    answer = _start_keeper(order, wait=True)
     if "error" in answer and not answer.get("there"):
         raise EnvironmentError(
             f"{plan.agent.label} cannot be kept loaded: {answer['error']}",
@@ -176,10 +182,22 @@ def start_worker(
         )
 
 
+def _is_starting(place: str, number: int) -> bool:
+    """Whether this process has started a worker of that number, which may not have its lock yet."""
+    _forget_ended()
+    return any(one[:2] == (place, number) for one in _keepers)
+
+
+def _forget_ended() -> None:
+    for one in [one for one in _keepers if one[2].poll() is not None]:
+        with suppress(ValueError):  # another thread was faster
+            _keepers.remove(one)
+
+
 def _start_keeper(order: dict[str, Any], *, wait: bool) -> dict[str, Any]:
     import subprocess
 
-    _keepers[:] = [keeper for keeper in _keepers if keeper.poll() is None]
+    _forget_ended()
     inherited = (*_KEPT_VARIABLES, *order["order"]["proxies"])
     keeper = subprocess.Popen(
         (sys.executable, "-P", "-c", _KEEPER, _ROOT),
@@ -190,7 +208,7 @@ def _start_keeper(order: dict[str, Any], *, wait: bool) -> dict[str, Any]:
         env={name: os.environ[name] for name in inherited if name in os.environ},
         start_new_session=True,
     )
-    _keepers.append(keeper)
+    _keepers.append((order["place"], order["number"], keeper))
     assert keeper.stdin is not None
     with suppress(BrokenPipeError), keeper.stdin:
         keeper.stdin.write(dumps(order).encode())
@@ -232,15 +250,20 @@ def stop_worker(worker: WorkerInfo, patience: float = 0.0) -> None:
         worker: as `list_workers` returned it.
         patience: seconds to wait until it has gone.
     """
+    import select
     import signal
 
-    if not _is_keeper(worker.pid):
-        return
     with suppress(ProcessLookupError):
-        os.kill(worker.pid, signal.SIGTERM)
-    deadline = time.monotonic() + patience
-    while _is_keeper(worker.pid) and time.monotonic() < deadline:
-        time.sleep(0.005)
+        keeper = os.pidfd_open(worker.pid)
+        try:
+            if not _is_keeper(worker.pid):  # asked once the number cannot be given away any more
+                return
+            signal.pidfd_send_signal(keeper, signal.SIGTERM)
+            ended = select.poll()
+            ended.register(keeper, select.POLLIN)
+            ended.poll(patience * 1000)
+        finally:
+            os.close(keeper)
 
 
 def _is_keeper(pid: int) -> bool:

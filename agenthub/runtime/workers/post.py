@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-_PAUSE = 0.05
-
 
 class ThereAlreadyError(AgentRuntimeError):
     """Another process keeps the worker of this number."""
@@ -38,40 +36,49 @@ class Post:
     def __init__(self, place: str, number: int, *, wait: bool) -> None:
         self._place = place
         self._name = str(number)
-        self._owner = self._lock = self._folder = -1
+        self._owner = self._loading = self._lock = self._folder = -1
         import socket  # who only looks for a worker does without
 
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
-            while (owner := self._try_to_own()) < 0:
-                if not wait or os.path.exists(self._path("json")):
-                    raise ThereAlreadyError(f"worker {number} is there already")
-                time.sleep(_PAUSE)
-            self._owner = owner
+            # Held while the agent is loaded: whoever waits for it hears at once when that succeeds, fails or is killed.
+            self._loading = self._take("loading", wait=wait)
+            # Says whose number this is, until the end. Without a note it is one that is about to end.
+            self._owner = self._take("owner", wait=wait and not os.path.exists(self._path("json")))
         except BaseException as error:
             self.listener.close()
+            self._let_go_of(self._loading)
             if not isinstance(error, OSError):
                 raise
             raise EnvironmentError(f"cannot keep an agent loaded in {place}: {error.strerror}") from None
 
-    def _try_to_own(self) -> int:
-        """A lock that says whose number this is, held until the end; -1: another's."""
+    def _take(self, kind: str, *, wait: bool) -> int:
+        """A lock on a file. Raises ThereAlreadyError: another process has it."""
+        how = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
         while True:
             os.makedirs(self._place, mode=0o700, exist_ok=True)
             os.chmod(self._place, 0o700)
             try:
-                owner = os.open(self._path("owner"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+                lock = os.open(self._path(kind), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             except FileNotFoundError:  # whoever was there removes the directory
                 continue
             try:
-                fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, how)
+                with contextlib.suppress(FileNotFoundError):
+                    if os.stat(self._path(kind)).st_ino == os.fstat(lock).st_ino:
+                        return lock
             except BlockingIOError:
-                os.close(owner)
-                return -1
-            with contextlib.suppress(FileNotFoundError):
-                if os.stat(self._path("owner")).st_ino == os.fstat(owner).st_ino:
-                    return owner
-            os.close(owner)  # removed by whoever had it
+                os.close(lock)
+                raise ThereAlreadyError(f"worker {self._name} is there already") from None
+            except BaseException:
+                os.close(lock)
+                raise
+            os.close(lock)  # removed by whoever had it
+
+    def _let_go_of(self, *locks: int) -> None:
+        for lock in locks:
+            if lock >= 0:
+                os.close(lock)
 
     def __enter__(self) -> Post:
         for kind in ("sock", "json"):  # of one that was killed
@@ -88,6 +95,8 @@ class Post:
         os.chmod(self._path("new"), 0o600)
         self.listener.listen(8)
         os.rename(self._path("new"), self._path("sock"))
+        loading, self._loading = self._loading, -1
+        self._let_go_of(loading)
 
     def hide(self) -> None:
         """Is not found any more."""
@@ -109,14 +118,12 @@ class Post:
     def __exit__(self, *_: object) -> None:
         self.listener.close()
         if self.is_ours():
-            for kind in ("new", "away", "sock", "json", "lock", "owner"):
+            for kind in ("new", "away", "sock", "json", "lock", "loading", "owner"):
                 with contextlib.suppress(OSError):
                     os.unlink(self._path(kind))
             with contextlib.suppress(OSError):
                 os.rmdir(self._place)
-        for descriptor in (self._folder, self._lock, self._owner):
-            if descriptor >= 0:
-                os.close(descriptor)
+        self._let_go_of(self._folder, self._lock, self._owner, self._loading)
 
     def is_ours(self) -> bool:
         """Whether what lies there was not removed or replaced."""
