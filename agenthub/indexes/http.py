@@ -55,11 +55,11 @@ class HttpClient:
     Connections are kept and used again.
 
     Args:
-        timeout: seconds until a server has to connect and to answer, and in which it has to send 16 kB.
+        timeout: seconds until a server has to connect and to answer, and in which it has to send 16 kB; 0: a day.
     """
 
     def __init__(self, timeout: float) -> None:
-        self.timeout = timeout
+        self.timeout = timeout or 86400.0
         self._managers: dict[str, urllib3.PoolManager] = {}
 
     @contextlib.contextmanager

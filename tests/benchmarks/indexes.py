@@ -47,7 +47,22 @@ def index_rows(work: str, env: Mapping[str, str], tool: Callable[[], float]) -> 
         read / whole,
         0.001,
     )
-    return [search, resolved]
+    return [search, resolved, _cached_run(work, env, directory)]
+
+
+def _cached_run(work: str, env: Mapping[str, str], directory: str) -> Row:
+    """An agent that an index has, run without installing it, the second time and later."""
+    cached, installed = (
+        {**env, "AGENTHUB_HOME": os.path.join(work, f"home-{kind}")} for kind in ("cached", "installed")
+    )
+    agent = "owner-77/agent-4077"
+    for words, home in (
+        (["run", "--yes", "--index", directory, agent, "go"], cached),
+        (["install", "--yes", "--index", directory, agent], installed),
+    ):
+        command([AGENTHUB, *words], home)()
+    runs = [command([AGENTHUB, "run", agent, "go"], home) for home in (cached, installed)]
+    return compare("run of an agent that is not installed, the second time / of an installed one", 1.1, *runs)
 
 
 def write_index(directory: str) -> dict[str, int]:
@@ -58,7 +73,9 @@ def write_index(directory: str) -> dict[str, int]:
     from tests.support import method, write_agent
 
     index = IndexDirectory(directory)
-    source = write_agent(f"{directory}-agent", "x = 1", {"go": method()}, name="agent-4077")
+    source = write_agent(
+        f"{directory}-agent", "def go():\n    return 1\n", {"go": method()}, name="agent-4077", entrypoint="agent"
+    )
     archive = f"{directory}-agent.agent"
     pack(source, archive)
     release = publish(index, Publication(archive, "owner-77", "the benchmark")).release

@@ -13,7 +13,7 @@ import threading
 
 import pytest
 
-from agenthub.errors import AgentNotFoundError, InstallError
+from agenthub.errors import InstallError
 from agenthub.packages.ledger import Limits
 from agenthub.packages.sources import digest_of, fetch
 from agenthub.packages.spec import parse_spec
