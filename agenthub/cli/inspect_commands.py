@@ -127,6 +127,8 @@ def _source_lines(info: dict[str, Any], home: str) -> list[str]:
     facts = [origin, f"installed {info['installed_at'][:10]}"]
     lines = _field("source", " · ".join(facts)) + _field("digest", info["digest"][:19])
     lines += _field("signed", _signed_text(info["provenance"]))
+    lines += _field("versions", _versions_text(info))
+    lines += _field("needs", ", ".join(f"{agent} {text or '*'}" for agent, text in info["requires"].items()))
     facts = []
     if info["interpreter"]:
         facts.append(f"Python {info['interpreter']['version']}")
@@ -135,6 +137,13 @@ def _source_lines(info: dict[str, Any], home: str) -> list[str]:
     facts.append(f"{format_size(size['code'] + size['environment'])}")
     lines += _field("runs on", " · ".join(facts))
     return lines + _field("packages", ", ".join(f"{one['name']} {one['version']}" for one in info["dependencies"]))
+
+
+def _versions_text(info: dict[str, Any]) -> str:
+    """The other versions of it that are installed, and whether it stays this one."""
+    others = ", ".join(each["version"] for each in info["versions"] if each["path"] != info["path"])
+    parts = [f"also {others}" if others else "", "pinned" if info["pinned"] else ""]
+    return " · ".join(filter(None, parts))
 
 
 def _signed_text(provenance: dict[str, Any]) -> str:

@@ -129,6 +129,8 @@ def _rebuild(output: Output) -> Callable[[InstalledVersion], None]:
 def _report(switched: Switched, arguments: argparse.Namespace, output: Output, what: str) -> None:
     label = f"{switched.owner}/{switched.name}"
     version = printable(switched.record.version)
+    if Store.here(Settings().paths).is_projects(switched.owner, switched.name):
+        output.note(f"note: this project has a {label} of its own: agents.lock says which")
     for sentence in switched.unmet:
         output.warning(printable(sentence))
     if switched.changed:

@@ -71,6 +71,9 @@ def test_the_whole_way(two, source):
     assert not cli.ok("use", "--json", "probe@1").json["changed"]
     listed = cli.ok("use", "probe").out.splitlines()
     assert [line.split()[:2] for line in listed] == [["*", "1.0"], ["2.0", listed[1].split()[1]]]
+    info = cli.ok("info", "--json", "probe").json
+    assert [(each["version"], each["current"]) for each in info["versions"]] == [("1.0", True), ("2.0", False)]
+    assert "versions also 2.0" in cli.ok("info", "probe").out
     cli.ok("uninstall", "probe")
     assert not os.path.exists(os.path.join(os.environ["AGENTHUB_HOME"], "versions", "local"))
     assert not os.path.exists(os.path.join(os.environ["AGENTHUB_HOME"], "states"))

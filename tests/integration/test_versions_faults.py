@@ -178,6 +178,22 @@ def test_an_upgrade_while_a_run_goes_on(hub, tmp_path):
 
 
 @pytest.mark.slow
+def test_what_is_kept_loaded_of_a_version_ends_with_it(hub):
+    upgraded(hub, 1, 2)
+    hub.ok("warm", "probe")
+    try:
+        assert hub.ok("run", "probe@1.0", "which") == "v1\n"
+        hub.ok("rollback", "probe")
+        assert hub.ok("run", "probe", "which") == "v1\n"
+        until(lambda: not json.loads(hub.ok("ps", "--json"))["workers"], "the worker of 2.0 has ended")
+        hub.ok("warm", "probe")
+        assert [worker["version"] for worker in json.loads(hub.ok("ps", "--json"))["workers"]] == ["1.0"]
+        assert hub.ok("run", "probe", "which") == "v1\n"
+    finally:
+        hub.run("stop", "probe")
+
+
+@pytest.mark.slow
 def test_runs_by_version_while_versions_come_and_go(hub):
     """Each either answers as the version that it asked for, or says that this one is not installed."""
     upgraded(hub, 1)

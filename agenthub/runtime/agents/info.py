@@ -33,7 +33,8 @@ def describe_agent(runtime: AgentRuntime, agent: LocatedAgent) -> dict[str, Any]
         `returns`, `timeout` in seconds and `example`, a command line), `source`, `commit`, `digest`, `provenance` (see
         there), `installed_at`, `interpreter`, `dependencies`, `size` (bytes of `code` and `environment`), `limits`,
         `permissions` (see `permission_words`), `isolation` (what holds a run here), `cold` (why it cannot be kept
-        loaded, or None), `variables` (each with `set`), `path`.
+        loaded, or None), `variables` (each with `set`), `path`; `requires`, `pinned`, and `versions`, all that are
+        installed of it (each with `version`, `current`, `path`).
     """
     from agenthub.runtime.runs.documents import manifest_document
     from agenthub.runtime.workers.control import why_cold
@@ -67,6 +68,12 @@ def describe_agent(runtime: AgentRuntime, agent: LocatedAgent) -> dict[str, Any]
             interpreter=record.interpreter,
             dependencies=record.dependencies,
             size=record.size,
+            requires=manifest.requires,
+            pinned=runtime.store.read_state(record.owner, record.name).pinned,
+            versions=[
+                {"version": each.record.version, "current": each.current, "path": each.directory}
+                for each in runtime.store.versions(record.owner, record.name)
+            ],
         )
     return info
 
