@@ -96,20 +96,29 @@ def _candidates(before: list[str], current: str) -> Iterable[str]:
     if current.startswith("-"):
         return [option for action in parser._actions for option in action.option_strings]
     given = sum(not word.startswith("-") for word in before[1:])
+    if name == "index" and given:
+        return _of_indexes([word for word in before[1:] if not word.startswith("-")])
     places = [action for action in parser._actions if not action.option_strings]
     if not places or (given >= len(places) and places[-1].nargs not in ("+", "*")):
         return ()
     place = places[min(given, len(places) - 1)]
     if place.choices is not None:
         return [str(choice) for choice in place.choices]
-    if name == "map" and place.dest == "method":
-        agent = _located(next(word for word in before[1:] if not word.startswith("-")))
+    return _at(name, place.dest, [word for word in before[1:] if not word.startswith("-")], current)
+
+
+def _at(name: str, place: str, words: list[str], current: str) -> Iterable[str]:
+    """What may stand where a command takes an argument that is none of a few words."""
+    if name == "map" and place == "method":
+        agent = _located(words[0])
         return agent.manifest.methods if agent is not None else ()
-    if name in ("grant", "revoke") and place.dest == "values":
-        return _grantable([word for word in before[1:] if not word.startswith("-")][1])
-    if "@" in current and (name, place.dest) in (("use", "agent"), ("upgrade", "agents")):
+    if name in ("grant", "revoke") and place == "values":
+        return _grantable(words[1])
+    if (name, place) == ("install", "specs"):
+        return _published(current)
+    if "@" in current and (name, place) in (("use", "agent"), ("upgrade", "agents")):
         return _versions(current.partition("@")[0])
-    return _PLACES[name, place.dest]() if (name, place.dest) in _PLACES else ()
+    return _PLACES[name, place]() if (name, place) in _PLACES else ()
 
 
 def _run_candidates(before: list[str], current: str) -> Iterable[str]:
@@ -145,7 +154,33 @@ def _agents() -> list[str]:
 
 
 def _runnable(current: str) -> list[str]:
-    return _versions(current.partition("@")[0]) if "@" in current else _agents()
+    if "@" in current:
+        return _versions(current.partition("@")[0])
+    return [*_agents(), *(_published(current) if "/" in current else ())]
+
+
+def _published(current: str) -> list[str]:
+    """Agents that indexes have, as far as they were seen; nothing is asked."""
+    from agenthub.config import Settings
+    from agenthub.indexes.client import IndexClient
+    from agenthub.indexes.search import known_agents
+
+    return known_agents(IndexClient(Settings({"offline": True})), current) if current else []
+
+
+def _of_indexes(words: list[str]) -> list[str]:
+    """What may stand after `agenthub index WORD …`."""
+    from agenthub.config import Settings
+    from agenthub.indexes.configured import configured_indexes
+    from agenthub.indexes.owners import Owners
+
+    settings = Settings()
+    indexes = configured_indexes(settings)
+    if words[0] == "owner" and len(words) == 1:
+        return sorted({*Owners(settings.paths).pins(), *(owner for source in indexes for owner in source.owners)})
+    if words[0] in ("remove", "login", "logout") or words[0] == "owner":
+        return [source.name for source in indexes]
+    return []
 
 
 def _versions(agent: str) -> list[str]:

@@ -21,6 +21,7 @@ FRESH = 600.0
 """Seconds for which a summary in the cache is believed without asking."""
 
 _LONGEST = 1000
+_OFFERED = 300
 _COMPARED = 2000  # names that a misspelt one is compared with; each costs about 50 µs
 # What a word counts where it is found; whole names and their beginnings count more.
 _WEIGHTS = {"name": 8.0, "owner": 4.0, "tags": 4.0, "methods": 3.0, "description": 1.0}
@@ -78,6 +79,18 @@ def summary(client: IndexClient, source: IndexSource, max_age: float = FRESH) ->
         return client.transport.document(source, "search.json", LARGEST_SEARCH, max_age=max_age), ""
     except AgentRuntimeError as error:
         return client.transport.cached(source, "search.json") or b"", error.message
+
+
+def known_agents(client: IndexClient, beginning: str) -> list[str]:
+    """The agents whose `owner/name` begins so, as far as lists of agents were seen: some hundreds at most."""
+    found = set()
+    for source in client.indexes:
+        data, _ = summary(client, source)
+        for entry in _entries(data):
+            label = f"{entry['owner']}/{entry['name']}"
+            if label.startswith(beginning):
+                found.add(label)
+    return sorted(found)[:_OFFERED]
 
 
 def nearest_agent(client: IndexClient, label: str) -> str | None:

@@ -330,6 +330,27 @@ def test_a_proxy(cli, published, monkeypatch):
         assert_refused(cli(*DRY[:2], "--index", real, "alice/tool"), 2, "socks5", "HTTP")
 
 
+# completion -----------------------------------------------------------------------------------------------------------
+
+
+def test_completion(cli, published):
+    def offered(*words):
+        return cli.ok("complete", *words).out.split()
+
+    assert offered("install", "ali") == []
+    with serving(published.directory) as server:
+        cli.ok("index", "add", "main", server.url, "--owner", "bob")
+        cli.ok("search", "words")
+    assert offered("install", "ali") == ["alice/other", "alice/tool"]
+    assert offered("run", "bob/") == ["bob/words"]
+    assert offered("install", "./") == []  # the shell's
+    assert "owner" in offered("index", "")
+    assert offered("index", "owner", "") == ["bob"]
+    assert offered("index", "owner", "bob", "") == ["main"]
+    assert offered("index", "remove", "m") == ["main"]
+    assert offered("index", "add", "") == []
+
+
 # whose agent it is --------------------------------------------------------------------------------------------------
 
 
