@@ -25,6 +25,7 @@ CODES = {
     "EnvironmentError": 4,
     "InstallError": 4,
     "StoreError": 4,
+    "UnreachableError": 4,
     "PermissionDeniedError": 5,
     "TimeoutError": 124,
     "InternalError": 125,

@@ -25,7 +25,7 @@ def keys(tmp_path_factory):
     return make_key(folder / "alice"), make_key(folder / "mallory")
 
 
-@pytest.fixture(params=["first", "known"])
+@pytest.fixture(params=["first", pytest.param("known", marks=pytest.mark.slow)])
 def index(request, tmp_path, cli, keys):
     """An index of Mallory's with a release of Alice's, whose key is known here, or is not yet."""
     made = SignedIndex(tmp_path / "index")
@@ -150,7 +150,7 @@ def test_what_is_no_signature(cli, index, content):
     nothing_happened(cli, index)
 
 
-@pytest.mark.parametrize("over", ["file", "http"])
+@pytest.mark.parametrize("over", [pytest.param("file", marks=pytest.mark.slow), "http"])
 def test_a_signature_of_a_gigabyte(cli, index, over):
     with open(f"{index.archive('alice/tool')}.sig", "wb") as file:
         file.truncate(1 << 30)

@@ -138,7 +138,7 @@ def bomb(path):
         ("other.json", lambda path: path.write_text('{"name": "package"}')),
         ("deep.json", lambda path: path.write_text("[" * 100_000)),
         ("noise.zip", lambda path: path.write_bytes(b"PK" + bytes(100))),
-        ("bomb.zip", bomb),
+        pytest.param("bomb.zip", bomb, marks=pytest.mark.slow),
         ("noise.json", lambda path: path.write_bytes(bytes(range(256)))),
     ],
 )

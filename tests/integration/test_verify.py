@@ -112,7 +112,12 @@ TAMPERED = {
 }
 
 
-@pytest.mark.parametrize("what", TAMPERED)
+QUICK = ("content", "module", "start-up file", "interpreter", "record", "list")
+
+
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=() if what in QUICK else pytest.mark.slow) for what in TAMPERED]
+)
 def test_what_was_tampered_with(cli, version, what):
     tamper, (kind, path) = TAMPERED[what]
     tamper(version)
