@@ -72,6 +72,8 @@ def test_which_version_runs(cli, index, home):
     index.publish("alice/tool", "3.0.0")
     assert cli.ok("run", "alice/tool", "go").out == "alice/tool 2.0.0\n"
     assert cli.ok("run", "--yes", "alice/tool@latest", "go").out == "alice/tool 3.0.0\n"
+    cli.ok("run", "--yes", "alice/tool@1.1", "go")
+    assert runs(home) == ["1.0.0", "1.1.0", "2.0.0", "3.0.0"]  # as long as there is room
     cli.ok("cache", "clean")
     assert cli.ok("run", "alice/tool@2", "go").out == "alice/tool 2.0.0\n"  # that was agreed to
 

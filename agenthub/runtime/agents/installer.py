@@ -86,12 +86,13 @@ class AgentInstaller:
 
     Args:
         runtime: whose settings and environments are used.
-        store: where agents are installed; None: the user's own, also inside a project.
+        store: where agents are installed, and superseded versions stay; None: the user's own, also inside a project.
     """
 
     def __init__(self, runtime: AgentRuntime, store: Store | None = None) -> None:
         self.runtime = runtime
         self.store = store or Store(runtime.settings.paths)
+        self._prunes = store is None
         self.environments = runtime.environment_manager
         self._client: IndexClient | None = None
 
@@ -177,7 +178,7 @@ class AgentInstaller:
                     self.store.complete_version(place, record)
                     self.store.activate(place)
                 installed = Installed(record, place, True)
-            if self.environments.config.auto_cleanup:
+            if self._prunes and self.environments.config.auto_cleanup:
                 self.store.prune(owner, name, self.runtime.settings["keep_versions"])
         return installed
 
