@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import gc
 import itertools
 import json
 import os
@@ -602,6 +603,48 @@ def test_long_batches_run_in_workers_of_their_own_which_end_with_them(mapper, sh
     assert len(set(found[-4:])) == 1  # one process was forked for each
     assert len(set(found[:3])) == 3
     wait_until(lambda: not workers(), None, "they are gone")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["keeper", "loaded"])
+def test_workers_that_are_killed_between_rows_cost_only_time(mapper, victim):
+    paths = Settings().paths
+
+    def workers():
+        return [worker for worker in list_workers(paths) if worker.agent == "local/mapper" and not kept(worker)]
+
+    def kept(worker):
+        return worker.pid in before
+
+    def source():
+        yield from [{"n": n} for n in range(5)]
+        worker = wait_until(workers, None, "a worker is there")[0]
+        yield from [{"n": n} for n in range(5, 8)]
+        pid = worker.pid
+        while victim == "loaded" and (below := children(pid)):
+            pid = below[0]
+        os.kill(pid, signal.SIGKILL)
+        yield from [{"n": n} for n in range(8, 20)]
+
+    before = {worker.pid for worker in list_workers(paths)}
+    assert list(mapper.map("double", source(), jobs=1)) == [2 * n for n in range(20)]
+    wait_until(lambda: not workers(), None, "they are gone")
+
+
+def children(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(word) for word in file.read().split()]
+
+
+@pytest.mark.slow
+def test_a_thousand_runs_queued(mapper, cli):
+    before = len(os.listdir("/proc/self/fd"))
+    assert list(mapper.map("double", numbers(1000), jobs=64)) == [2 * n for n in range(1000)]
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= before + 2  # of the history's first reader, at most
+    runs = cli.ok("runs", "--agent", "mapper", "--method", "double", "--limit", "1000", "--json").json["runs"]
+    assert len(runs) == 1000
+    assert {run["status"] for run in runs} == {"ok"}
 
 
 # the display -------------------------------------------------------------------------------------------------------

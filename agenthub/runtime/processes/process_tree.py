@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import weakref
 
@@ -75,7 +76,8 @@ class ProcTree:
     def __init__(self, root: int, run_id: str, mark: int | None) -> None:
         self._root = root
         self._mark = mark
-        _trees.add(self)
+        with _trees_lock:
+            _trees.add(self)
         self._tag = f"\0AGENTHUB_RUN_ID={run_id}\0".encode()
         self._self = os.getpid()
         self._before: set[tuple[int, float]] = set()
@@ -127,13 +129,17 @@ class ProcTree:
         import resource
 
         mark = _mark_of(member.pid)
-        if self._mark is None or mark is None or mark in {tree._mark for tree in _trees}:
+        if self._mark is None or mark is None:
             return False
+        with _trees_lock:
+            if mark in {tree._mark for tree in _trees}:
+                return False
         own = resource.getrlimit(resource.RLIMIT_RTTIME)[1]
         return mark != resource.RLIM_INFINITY and (own == resource.RLIM_INFINITY or mark < own)
 
 
-_trees: weakref.WeakSet[ProcTree] = weakref.WeakSet()  # of the runs that go on
+_trees: weakref.WeakSet[ProcTree] = weakref.WeakSet()  # of the runs that go on, in whatever thread
+_trees_lock = _thread.allocate_lock()
 
 
 def _mark_of(pid: int) -> int | None:
