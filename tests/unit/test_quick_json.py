@@ -28,6 +28,8 @@ VALUES = [
 def outcome(call):
     try:
         return repr(call())
+    except json.JSONDecodeError as error:
+        return type(error), error.msg, error.doc, error.pos
     except (ValueError, TypeError, RecursionError) as error:
         return type(error), str(error) if not isinstance(error, RecursionError) else ""
 
@@ -35,6 +37,13 @@ def outcome(call):
 @pytest.mark.parametrize("text", [*TEXTS, *BYTES], ids=range(len(TEXTS) + len(BYTES)))
 def test_it_reads_what_json_reads(text):
     assert outcome(lambda: quick_json.loads(text)) == outcome(lambda: json.loads(text))
+
+
+@pytest.mark.parametrize("text", ["[NaN]", "-Infinity", "1", "[Infinity", "1 NaN"])
+def test_constants_are_the_callers(text):
+    assert outcome(lambda: quick_json.loads(text, str.lower)) == outcome(
+        lambda: json.loads(text, parse_constant=str.lower)
+    )
 
 
 def test_it_reads_what_is_broken_as_json_does():
@@ -48,7 +57,9 @@ def test_it_reads_what_is_broken_as_json_does():
 
 @pytest.mark.parametrize("value", VALUES, ids=range(len(VALUES)))
 @pytest.mark.parametrize(
-    "options", [{}, {"ensure_ascii": False}, {"separators": (",", ":")}, {"sort_keys": True}], ids=str
+    "options",
+    [{}, {"ensure_ascii": False}, {"separators": (",", ":")}, {"sort_keys": True}, {"allow_nan": False}],
+    ids=str,
 )
 def test_it_writes_what_json_writes(value, options):
     assert outcome(lambda: quick_json.dumps(value, **options)) == outcome(lambda: json.dumps(value, **options))

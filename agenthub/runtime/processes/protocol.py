@@ -6,11 +6,9 @@ to the agent's stdin, hands what comes from its stdout to `feed`, and calls `fin
 
 from __future__ import annotations
 
-import json
-import re
-
 from agenthub.config import format_size
 from agenthub.errors import AgentRuntimeError, ExecutionError, InvalidInputError, OutputLimitError
+from agenthub.quick_json import dumps
 from agenthub.runtime.processes.lines import LOG_LINE, LineSplitter
 from agenthub.runtime.processes.strict_json import MAX_CONTAINERS, parse_json
 from agenthub.values import NamedTuple, Protocol
@@ -31,7 +29,7 @@ _REQUEST_ID = 1
 _PREVIEW = 120
 _LONGEST = 4_000
 _LONGEST_LOG = 1 << 20  # characters of one message; each of its lines costs more than its letters
-_HOST = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9._-]{1,253}):[0-9]{1,5}")
+_HOST = r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9._-]{1,253}):[0-9]{1,5}"
 _MOST_ATTEMPTS = 8
 
 
@@ -283,7 +281,7 @@ class RpcExchange:
         for line in str(data.get("traceback") or "")[:_LONGEST_LOG].splitlines():
             self._log.write(line, "ERROR")
         tried = data.get("attempts")
-        tried = [host for host in tried if _HOST.fullmatch(str(host))] if isinstance(tried, list) else []
+        tried = _hosts(tried) if isinstance(tried, list) else []
         return Failure(_one_line(error.get("message")), str(data.get("type") or ""), tuple(tried[:_MOST_ATTEMPTS]))
 
     def _notice(self, method: Any, params: dict[str, Any], line: bytes) -> None:
@@ -341,13 +339,19 @@ def _refuse(message: dict[str, Any]) -> bytes:
 
 def _encode(value: Any, *, ascii_only: bool = False) -> bytes:
     try:
-        return json.dumps(value, allow_nan=False, ensure_ascii=ascii_only, separators=(",", ":")).encode()
+        return dumps(value, allow_nan=False, ensure_ascii=ascii_only, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInputError(f"the parameters are not JSON: {error}") from None
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else "" if value is None else json.dumps(value)
+    return value if isinstance(value, str) else "" if value is None else dumps(value)
+
+
+def _hosts(tried: list[Any]) -> list[str]:
+    import re
+
+    return [host for host in tried if re.fullmatch(_HOST, str(host))]
 
 
 def _one_line(value: Any) -> str:

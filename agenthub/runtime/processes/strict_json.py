@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import re
-
 from agenthub.config import format_size
 from agenthub.errors import ExecutionError, OutputLimitError
+from agenthub.quick_json import loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +17,7 @@ MAX_CONTAINERS = 2_000_000
 MAX_VALUES = 10_000_000
 
 # Possessive, and content without an end: whatever the bytes, each is looked at once.
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_STRING = rb'(?s)"[^"\\]*+(?:\\.[^"\\]*+)*+"?'
 
 
 def parse_json(data: bytes, what: str, limit: int | None = None) -> Any:
@@ -40,7 +38,7 @@ def parse_json(data: bytes, what: str, limit: int | None = None) -> Any:
         raise OutputLimitError(f"{what} is {format_size(len(data))}; at most {format_size(limit)} are accepted")
     _check_counts(data, what)
     try:
-        value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+        value = loads(data.decode("utf-8"), _refuse_constant)
         _check_tree(value, strings=b"\\ud" in data or b"\\uD" in data)
     except UnicodeDecodeError as error:
         raise ExecutionError(f"{what} is not valid UTF-8 (byte {error.start})") from None
@@ -48,19 +46,25 @@ def parse_json(data: bytes, what: str, limit: int | None = None) -> Any:
         raise ExecutionError(f"{what} holds a lone surrogate, which is no Unicode text") from None
     except RecursionError:
         raise OutputLimitError(f"{what} is nested too deeply; at most {MAX_DEPTH} levels are accepted") from None
-    except json.JSONDecodeError as error:
-        raise ExecutionError(f"{what} is not JSON: {error.msg} (character {error.pos})") from None
     except ValueError as error:
-        reason = "a whole number of over 4,300 digits" if "digits" in str(error) else str(error)
-        raise ExecutionError(f"{what} is not JSON: {reason}") from None
+        raise ExecutionError(f"{what} is not JSON: {_reason(error)}") from None
     return value
+
+
+def _reason(error: ValueError) -> str:
+    position = getattr(error, "pos", None)
+    if position is not None:  # json.JSONDecodeError
+        return f"{getattr(error, 'msg', '')} (character {position})"
+    return "a whole number of over 4,300 digits" if "digits" in str(error) else str(error)
 
 
 def _check_counts(data: bytes, what: str) -> None:
     """Refuses a bomb before it is parsed; counts at C speed, and exactly only where strings could mislead."""
     for exact in (False, True):
         if exact:
-            data = _STRING.sub(b"", data)
+            import re
+
+            data = re.sub(_STRING, b"", data)
         containers = data.count(b"{") + data.count(b"[")
         values = data.count(b",") + containers
         if containers <= MAX_CONTAINERS and values <= MAX_VALUES:

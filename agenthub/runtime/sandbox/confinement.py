@@ -13,7 +13,6 @@ from agenthub.runtime.processes.confined import Unconfined
 from agenthub.runtime.processes.launch import move_descriptor
 from agenthub.runtime.sandbox import bubblewrap, seccomp
 from agenthub.runtime.sandbox.policy import BUBBLEWRAP, LANDLOCK, RLIMITS
-from agenthub.runtime.sandbox.restricted_thread import RestrictedThread
 from agenthub.runtime.sandbox.visible import visible_files
 
 TYPE_CHECKING = False
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from agenthub.runtime.processes.limits import Limits
     from agenthub.runtime.sandbox.attachment import NetworkAttachment
     from agenthub.runtime.sandbox.policy import SandboxPolicy
+    from agenthub.runtime.sandbox.restricted_thread import RestrictedThread
     from agenthub.runtime.sandbox.tiers import Tiers
 
 _FIRST_PASSED = 18  # above those that belong to a shell
@@ -250,6 +250,8 @@ class Landlocked:
         seen = visible_files(policy, launch.argv, (*launch.needs, "/bin/sh"), launch.env, launch.cwd)
         profile = seccomp.Profile(policy.network.kind, namespaces=False, exact_memory=exact_memory, abi=self._abi)
         hook = self._network.restrict_thread if self._network is not None and policy.network.kind == "hosts" else None
+        from agenthub.runtime.sandbox.restricted_thread import RestrictedThread
+
         self._thread = RestrictedThread(seen, seccomp.make_filter(profile), self._abi, policy.network.kind, hook)
         return launch
 
