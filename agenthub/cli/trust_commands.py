@@ -177,7 +177,9 @@ def verify(arguments: argparse.Namespace, output: Output) -> int:
     else:
         for label, directory, verified in results:
             _show_verified(label, directory, verified, output)
-        if not wrong:
+        if not results:
+            output.note("no agents are installed        next: agenthub install ./DIRECTORY")
+        elif not wrong:
             files = sum(verified.files for _, _, verified in results)
             output.note(f"✓ {_count(len(results), 'agent')}, {files:,} files: all as they were installed")
     return 1 if wrong else 0

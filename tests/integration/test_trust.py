@@ -114,6 +114,19 @@ def test_where_only_known_keys_count(cli, index, keys, monkeypatch):
     cli.ok("install", "--yes", "alice/tool")
 
 
+def test_a_project_may_demand_signatures_and_not_do_without(cli, index, tmp_path, monkeypatch):
+    index.release("bob/tool", "1.0.0")
+    project = tmp_path / "project"
+    project.mkdir()
+    monkeypatch.chdir(project)
+    (project / "agenthub.toml").write_text('signatures = "known"\n')
+    assert_refused(cli("install", "--yes", "bob/tool"), 5, "signatures=known")
+    (project / "agenthub.toml").write_text('signatures = "first-use"\n')
+    assert_refused(cli("install", "--yes", "bob/tool"), 2, "may set signatures to known")
+    (project / "agenthub.toml").write_text('sigstore_root = "root.json"\n')
+    assert_refused(cli("install", "--yes", "bob/tool"), 2, "may not set sigstore_root")
+
+
 def test_forgetting(cli, index, keys):
     cli.ok("trust", "alice", keys[0].fingerprint)
     cli.ok("trust", "alice", keys[1].fingerprint)

@@ -237,6 +237,34 @@ def test_what_uv_shares_was_changed_for_another_agent(cli, tmp_path, monkeypatch
     assert [line.split()[:2] for line in done.out.splitlines() if "telltale.py" in line] == [["changed", inside]] * 2
 
 
+@pytest.mark.slow
+def test_versions_that_are_kept(cli, tmp_path):
+    """What `rollback` would go back to is looked at where that is asked for."""
+    for number in ("1.0", "2.0"):
+        directory = tmp_path / number
+        command = {"command": ["sh", "agent.py"]}
+        write_agent(directory, "", {"go": method()}, name="probe", version=number, entrypoint=command)
+        cli.ok("install", "--yes", "--force", directory)
+    (earlier,) = Path(os.environ["AGENTHUB_HOME"], "versions/local/probe").glob("1.0-*")
+    change(earlier / "agent.py")
+    cli.ok("verify")
+    assert cli("verify", "--kept").code == 1
+
+
+@pytest.mark.slow
+def test_an_agent_of_a_project(cli, tmp_path, monkeypatch):
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "agents.toml").write_text('[agents]\n"local/probe" = {path = "../agent"}\n')
+    write_agent(tmp_path / "agent", CODE, name="probe", entrypoint="agent")
+    monkeypatch.chdir(project)
+    cli.ok("sync", "--yes")
+    cli.ok("verify", "probe")
+    (version,) = Path(os.environ["AGENTHUB_HOME"], "versions/local/probe").iterdir()
+    (site(version) / "evil.pth").write_text("import os\n")
+    assert told(cli, version) == {("added", f"venv/lib/{site(version).parent.name}/site-packages/evil.pth")}
+
+
 def write_listed_wheel(folder):
     """As `write_wheel`, with the digests that a wheel's RECORD mostly has."""
     path = folder / write_wheel(folder, "same")
