@@ -16,6 +16,7 @@ from tests.benchmarks.indexes import index_rows
 from tests.benchmarks.isolation import isolation_rows
 from tests.benchmarks.measure import Row, command, compare, peak_rss, table
 from tests.benchmarks.versions import version_rows
+from tests.benchmarks.projects import project_rows
 from tests.benchmarks.warm import warm_rows
 from tests.integration.openai_server import KEY, OpenAIServer
 
@@ -74,6 +75,7 @@ def main() -> int:
             *isolation_rows(),
             *history_rows(work, env),
             *batch_rows(work, env),
+            *project_rows(work, env, tool),
             *index_rows(work, env, tool),
             *version_rows(work, env, tool),
         ]
