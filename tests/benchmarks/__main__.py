@@ -15,8 +15,8 @@ from tests.benchmarks.history import history_rows
 from tests.benchmarks.indexes import index_rows
 from tests.benchmarks.isolation import isolation_rows
 from tests.benchmarks.measure import Row, command, compare, peak_rss, table
-from tests.benchmarks.versions import version_rows
 from tests.benchmarks.projects import project_rows
+from tests.benchmarks.versions import version_rows
 from tests.benchmarks.warm import warm_rows
 from tests.integration.openai_server import KEY, OpenAIServer
 
