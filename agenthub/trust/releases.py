@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from agenthub.config import Paths, Settings
 from agenthub.errors import PermissionDeniedError
 from agenthub.indexes.documents import Release
-from agenthub.trust.statements import Statement, archive_digest
+from agenthub.packages.sources import file_digest
+from agenthub.trust.statements import Statement
 from agenthub.trust.trusted import ARCHIVE, SIGSTORE, SSH, Trusted, trust_first, trusted_of
 
 TYPE_CHECKING = False
@@ -100,7 +101,7 @@ def check_release(
             and the command that accepts it.
         InstallError: the archive is not the release's, a signature cannot be fetched, or ssh-keygen is missing.
     """
-    statement = Statement(owner, name, release.version, archive_digest(archive_path), release.tree_digest)
+    statement = Statement(owner, name, release.version, file_digest(archive_path), release.tree_digest)
     if statement.digest != release.digest:
         raise PermissionDeniedError(f"{release.label} is not the archive that its index speaks of")
     known = trusted_of(settings.paths, owner)

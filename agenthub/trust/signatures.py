@@ -7,8 +7,9 @@ import stat
 import subprocess
 
 from agenthub.errors import InstallError, InvalidInputError, PermissionDeniedError
+from agenthub.packages.sources import file_digest
 from agenthub.trust.keys import MOST_KEY_BYTES, NAMESPACE, PublicKey, signing_key
-from agenthub.trust.statements import Statement, archive_digest
+from agenthub.trust.statements import Statement
 
 PROGRAM = "ssh-keygen"
 # Never by PATH: a project's directory may stand first on it.
@@ -38,7 +39,7 @@ def sign_file(path: str, key: str, *, owner: str, name: str, version: str, tree_
         InvalidInputError: `key` is no file with a key.
     """
     _check_key_file(key)
-    statement = Statement(owner, name, version, archive_digest(path), tree_digest)
+    statement = Statement(owner, name, version, file_digest(path), tree_digest)
     argv = [_program(), "-q", "-Y", "sign", "-n", NAMESPACE, "-f", os.path.abspath(key)]
     environment = {name: os.environ[name] for name in _SIGNING_VARIABLES if name in os.environ}
     code, signature, errors = _run(argv, statement.text(), environment, _SIGN_TIMEOUT)
@@ -62,7 +63,7 @@ def verify_file(path: str, signature: bytes, *, owner: str, name: str, version: 
         PermissionDeniedError: the signature is not one of this release.
         InstallError: ssh-keygen is missing, or the archive cannot be read.
     """
-    return verify_statement(Statement(owner, name, version, archive_digest(path), tree_digest), signature)
+    return verify_statement(Statement(owner, name, version, file_digest(path), tree_digest), signature)
 
 
 def verify_statement(statement: Statement, signature: bytes) -> PublicKey:

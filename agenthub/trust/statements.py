@@ -46,18 +46,3 @@ class Statement(NamedTuple):
             raise InstallError(f"a release of {self.owner!r}/{self.name!r} cannot be signed: {self.version!r}")
         lines = ("agenthub release 1", *(f"{field} {value}" for field, value in self._asdict().items()))
         return "".join(f"{line}\n" for line in lines).encode("ascii")
-
-
-def archive_digest(path: str) -> str:
-    """`"sha256:…"` of a file.
-
-    Raises:
-        InstallError: it cannot be read.
-    """
-    import hashlib
-
-    try:
-        with open(path, "rb") as file:
-            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-    except OSError as error:
-        raise InstallError(f"cannot read {path}: {error.strerror}") from error
