@@ -318,9 +318,10 @@ class Paths:
         self.index = join(self.home, "index.json")
         """A summary of the store for `list`; rebuilt when it is out of date."""
 
-    def workers_of(self, owner: str, name: str) -> str:
-        """Where an agent's workers are; of one that is not installed, in here."""
-        return os.path.join(self.workers, owner, name) if owner else os.path.join(self.workers, "-")
+    def workers_of(self, owner: str, name: str, variant: str = "") -> str:
+        """Where an agent's workers are; of one that is not installed, in here. `variant` is a project's version."""
+        leaf = f"{name}+{variant}" if variant else name
+        return os.path.join(self.workers, owner, leaf) if owner else os.path.join(self.workers, "-")
 
     def current_link(self, owner: str, name: str) -> str:
         """The link to an agent's current version."""

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from agenthub import __version__
 from agenthub.config import VENV
 from agenthub.errors import StoreError
+from agenthub.packages.files import remove_tree
 from agenthub.packages.locks import hold
 from agenthub.packages.project_links import LOCK_FILE
 from agenthub.packages.record import InstallRecord, now, read_record
@@ -215,5 +216,7 @@ class Machine:
         if directory is None or not self.environments.config.auto_cleanup:
             return
         with suppress(StoreError):  # it is gone, or it is the user's current one
-            if read_record(directory).locked:
-                self.store.remove_version(directory)
+            record = read_record(directory)
+            if record.locked and self.store.remove_version(directory):
+                leaf = os.path.basename(directory)
+                remove_tree(self.store.paths.workers_of(record.owner, record.name, leaf))

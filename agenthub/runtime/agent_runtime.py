@@ -203,7 +203,7 @@ class AgentRuntime:
 
     def _may_be_loaded(self, agent: LocatedAgent) -> bool:
         try:
-            names = os.listdir(self.settings.paths.workers_of(agent.owner, agent.name))
+            names = os.listdir(self.settings.paths.workers_of(agent.owner, agent.name, agent.variant))
         except OSError:
             return False
         return not agent.owner or any(name.endswith(".sock") for name in names)

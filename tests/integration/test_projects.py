@@ -380,6 +380,27 @@ def test_from_python_a_project_counts_as_well(cli, project):
 
 
 @pytest.mark.slow
+def test_workers_of_a_project_are_its_own(cli, project, tmp_path, monkeypatch):
+    cli.ok("install", "--yes", agent(tmp_path / "x", "the user's", name="x"))
+    agent(project / "x", "the project's", name="x", version="2.0")
+    monkeypatch.chdir(tmp_path)
+    cli.ok("warm", "x")
+    try:
+        monkeypatch.chdir(project)
+        cli.ok("add", "--yes", "./x")
+        assert answer(cli, "x") == "the project's"
+        cli.ok("warm", "x")
+        workers = cli.ok("ps", "--json").json["workers"]
+        assert sorted(worker["version"] for worker in workers) == ["1.0.0", "2.0"]
+        assert answer(cli, "x") == "the project's"
+        monkeypatch.chdir(tmp_path)
+        assert answer(cli, "x") == "the user's"
+        assert len(cli.ok("ps", "--json").json["workers"]) == 2
+    finally:
+        cli("stop", "x")
+
+
+@pytest.mark.slow
 def test_two_syncs_at_once_wait_for_each_other(cli, project, tmp_path):
     from tests.support import start
 

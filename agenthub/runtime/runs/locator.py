@@ -30,6 +30,11 @@ class LocatedAgent(NamedTuple):
     wanted: str = ""
 
     @property
+    def variant(self) -> str:
+        """The name of its version directory where that is a project's, and not the user's; else empty."""
+        return os.path.basename(self.directory) if self.record is not None and self.record.locked else ""
+
+    @property
     def label(self) -> str:
         """What messages call it."""
         return f"{self.owner}/{self.name}" if self.owner else self.directory

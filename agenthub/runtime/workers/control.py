@@ -76,7 +76,7 @@ class Upkeep(NamedTuple):
 def worker_directory(paths: Paths, agent: LocatedAgent) -> str:
     """Where an agent's workers have their sockets; private to the user."""
     if agent.owner:
-        return paths.workers_of(agent.owner, agent.name)
+        return paths.workers_of(agent.owner, agent.name, agent.variant)
     import zlib
 
     path = os.fsencode(agent.directory)
