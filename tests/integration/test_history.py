@@ -339,6 +339,8 @@ def test_another_version_is_not_the_same(home, cli, tmp_path):
         tmp_path / "newer" / "probe", code, {"echo": METHODS["echo"]}, entrypoint="agent", version="2.0"
     )
     install_into(home, "--force", newer)
+    assert "said" in cli.ok("rerun", run).err, "the one that was run is still there"
+    cli.ok("gc", "--keep", 0)
     finished = cli("rerun", run)
     assert_refused(finished, 3, "local/probe 1.0.0", "no longer", "install it again")
 
