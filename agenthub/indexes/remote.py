@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _ATTEMPTS = 3
 _PAUSE = 0.2  # seconds; each further one is twice as long
 _LARGEST_ANSWER = 1 << 20
+# What a server may say that an error is; it does not choose among all our exit codes.
+_REASONS = ("PermissionDeniedError", "AgentNotFoundError", "InvalidManifestError", "InvalidInputError", "InstallError")
 _HEADERS = {"ssh": SIGNATURE, "sigstore": SIGSTORE}
 
 
@@ -129,7 +131,7 @@ class RemoteIndex:
         if status == 401:
             variable = token_variable(self._source)
             return PermissionDeniedError(said, suggestion=f"export {variable}=TOKEN, or write a login into ~/.netrc")
-        if answer and isinstance(answer.get("error_type"), str):
+        if answer and answer.get("error_type") in _REASONS:
             hint = answer.get("suggestion")
             error = error_class(answer["error_type"])
             return error(said, suggestion=str(hint)[:500] if hint else None)
