@@ -27,11 +27,11 @@ _ENDING = 10.0
 def kept(host):
     """Loads an area's agent; ended after the test."""
     host.facts["confined"] = host.tier != RLIMITS
-    host.facts["runner"] = 0
 
     def load(area):
         done = host.invoke("warm", host.install(area), "--idle", "2min", "--yes")
         assert done.code == 0, done.err
+        host.facts["runner"] = workers(host)[0]["pid"]  # its parent is the worker, which is its own to harm
 
     yield load
     for worker in workers(host):
