@@ -128,33 +128,39 @@ class Transport:
             PermissionDeniedError: as for `document`.
             StoreError: it cannot be written.
         """
-        from agenthub.indexes.downloads import Archives, copy_checked, wrong_content
+        from agenthub.indexes.downloads import Archives, copy_checked
 
         if source.kind == "file":
             file = self._file(source, path)
             if not os.path.exists(file):
                 raise _missing(source, path)
             return copy_checked(file, target, size, digest)
-        archives = Archives(self._paths)
-        if archives.take(digest, target):
+        if Archives(self._paths).take(digest, target):
             return None
         if self.offline:
             raise InstallError(
                 f"{path} of {source.name} is not in the cache, and --offline allows nothing else",
                 suggestion="once without --offline",
             )
-        say = _saying(on_progress, os.path.basename(path))
+        return self._download(source, path, target, size, digest, _saying(on_progress, os.path.basename(path)))
+
+    def _download(
+        self, source: IndexSource, path: str, target: str, size: int, digest: str, say: Callable[[str], None]
+    ) -> None:
+        """Fetches what is lacking of an archive, and starts over where what was there is of another one."""
+        from agenthub.indexes.downloads import Archives, wrong_content
+
+        archives = Archives(self._paths)
         with archives.partial(digest, size, lambda: say("waiting for another download of it")) as partial:
             if archives.take(digest, target):  # another process was faster
-                return None
-            for _ in range(2):  # what was there before may be of another file
+                return
+            while True:
                 resumed = partial.have > 0
                 self._retrying(source, path, lambda: self._continue(source, path, partial, size, say), False, partial)
                 if partial.finish(target):
-                    return None
+                    return
                 if not resumed:
-                    break
-            raise wrong_content(f"{path} of {source.name}", size, partial.came)
+                    raise wrong_content(f"{path} of {source.name}", size, partial.came)
 
     # HTTP --------------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from agenthub.config import Settings
@@ -19,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agenthub.indexes.choosing import Choice
     from agenthub.indexes.documents import Release
     from agenthub.packages.sources import FetchIndex
 
@@ -32,79 +34,75 @@ def index_fetcher(settings: Settings, client: IndexClient | None = None) -> Fetc
         settings: of the command.
         client: asks the indexes; None: a new one, when it is needed.
     """
-    return lambda spec, target, on_progress: _fetch(
+    return lambda spec, target, on_progress: _Fetching(
         spec, target, on_progress, client or IndexClient(settings), settings
-    )
+    ).run()
 
 
-def _fetch(
-    spec: Spec, target: str, on_progress: Callable[[str], None] | None, client: IndexClient, settings: Settings
-) -> Fetched:
-    owner, _, name = spec.location.partition("/")
-    try:
-        source = client.source(owner, name)
-        if source.kind == "git":
-            return _from_git(spec, source, target, on_progress, client, settings)
-        release, notes = client.choose(owner, name, spec.ref)
-    except AgentNotFoundError as error:
-        place = spec.text.partition("@")[0]
-        if os.path.exists(place):
-            error.suggestion = f"did you mean ./{place}?"
-        raise
-    archive = target + ".agent"
-    try:
-        client.fetch_archive(release, archive, on_progress)
-        return _opened(spec, source, release, notes, archive, target, client, settings)
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(archive)
+class _Fetching:
+    """One agent on its way from an index into a directory."""
 
+    def __init__(
+        self,
+        spec: Spec,
+        target: str,
+        on_progress: Callable[[str], None] | None,
+        client: IndexClient,
+        settings: Settings,
+    ) -> None:
+        self._spec = spec
+        self._target = target
+        self._on_progress = on_progress
+        self._client = client
+        self._settings = settings
 
-def _opened(
-    spec: Spec,
-    source: IndexSource,
-    release: Release,
-    notes: tuple[str, ...],
-    archive: str,
-    target: str,
-    client: IndexClient,
-    settings: Settings,
-) -> Fetched:
-    """Unpacks an archive whose digest is right, once it is known who vouches for it."""
-    from agenthub.packages.archives import unpack
-    from agenthub.trust.releases import check_release, remember
+    def run(self) -> Fetched:
+        """Finds it, fetches it, and checks it."""
+        spec, client = self._spec, self._client
+        owner, _, name = spec.location.partition("/")
+        try:
+            source = client.source(owner, name)
+            if source.kind == "git":
+                return _from_git(spec, source, self._target, self._on_progress, client, self._settings)
+            choice = client.choose(owner, name, spec.ref)
+        except AgentNotFoundError as error:
+            place = spec.text.partition("@")[0]
+            if os.path.exists(place):
+                error.suggestion = f"did you mean ./{place}?"
+            raise
+        archive = self._target + ".agent"
+        try:
+            client.fetch_archive(choice.release, archive, self._on_progress)
+            return self._open(choice, source, archive)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(archive)
 
-    provenance = check_release(
-        settings,
-        release.owner,
-        release.name,
-        release,
-        archive,
-        lambda file, limit: client.fetch_file(release, file, limit),
-    )
-    tree = unpack(archive, target)
-    _check_content(release, source, tree.digest, target)
-    record: dict[str, Any] = {
-        "kind": "index",
-        "location": spec.location,
-        "index": source.url,
-        "ref": spec.ref,
-        "version": release.version,
-        "commit": None,
-        "subdirectory": None,
-        "digest": tree.digest,
-        "archive_digest": release.digest,
-        **provenance.to_record(),
-    }
-    return Fetched(
-        tree.digest,
-        None,
-        record,
-        tree.files,
-        tree.bytes,
-        (*notes, provenance.words()),
-        lambda: remember(settings.paths, release.owner, provenance),
-    )
+    def _open(self, choice: Choice, source: IndexSource, archive: str) -> Fetched:
+        """Unpacks an archive whose digest is right, once it is known who vouches for it."""
+        from agenthub.packages.archives import unpack
+        from agenthub.trust.releases import check_release, remember
+
+        release, settings = choice.release, self._settings
+        signature = partial(self._client.fetch_file, release)
+        provenance = check_release(settings, release.owner, release.name, release, archive, signature)
+        tree = unpack(archive, self._target)
+        _check_content(release, source, tree.digest, self._target)
+        record: dict[str, Any] = {
+            "kind": "index",
+            "location": self._spec.location,
+            "index": source.url,
+            "ref": self._spec.ref,
+            "version": release.version,
+            "commit": None,
+            "subdirectory": None,
+            "digest": tree.digest,
+            "archive_digest": release.digest,
+            **provenance.to_record(),
+        }
+        accepted = partial(remember, settings.paths, release.owner, provenance)
+        notes = (*choice.notes, provenance.words())
+        return Fetched(tree.digest, None, record, tree.files, tree.bytes, notes, accepted)
 
 
 def _check_content(release: Release, source: IndexSource, digest: str, tree: str) -> None:

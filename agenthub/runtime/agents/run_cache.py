@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from functools import partial
 
 from agenthub.config import IN_USE, VENV, Paths
 from agenthub.errors import AgentRuntimeError, StoreError
@@ -79,16 +80,7 @@ def prepare_cached(
     if found is not None:
         return found
 
-    def ask(plan: Plan) -> None:
-        for each in (*plan.required, plan):
-            index, digest = each.fetched.source["index"], each.fetched.digest
-            place = f"{index} {each.owner}/{each.name}@{each.manifest.version}"
-            if not runtime.store.has_consent(place, digest):
-                agent = LocatedAgent(each.directory, each.owner, each.name, each.manifest, None)
-                consent(agent, each.spec, (f"published at {index}", *each.fetched.notes))
-                with suppress(StoreError):
-                    runtime.store.add_consent(place, digest)
-
+    ask = partial(_ask, runtime, consent)
     options = InstallOptions(
         python=requested_python(runtime), alone=True, note_wanted=False, consent=ask, on_progress=on_progress
     )
@@ -98,6 +90,18 @@ def prepare_cached(
     assert agent is not None
     limit_cache(runtime.settings.paths, runtime.settings["cache_size"], keep=(installed.directory,))
     return agent
+
+
+def _ask(runtime: AgentRuntime, consent: Consent, plan: Plan) -> None:
+    """Asks for each agent whose content was not agreed to before."""
+    for each in (*plan.required, plan):
+        index, digest = each.fetched.source["index"], each.fetched.digest
+        place = f"{index} {each.owner}/{each.name}@{each.manifest.version}"
+        if not runtime.store.has_consent(place, digest):
+            agent = LocatedAgent(each.directory, each.owner, each.name, each.manifest, None)
+            consent(agent, each.spec, (f"published at {index}", *each.fetched.notes))
+            with suppress(StoreError):  # a home that cannot be written: asked again the next time
+                runtime.store.add_consent(place, digest)
 
 
 def requested_python(runtime: AgentRuntime) -> str | None:
