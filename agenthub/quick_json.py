@@ -58,6 +58,10 @@ def loads(text: str | bytes | bytearray, parse_constant: Callable[[str], Any] | 
         value, end = scan(text, len(text) - len(text.lstrip(_SPACE)))
     except StopIteration as stop:
         raise _not_json("Expecting value", text, stop.value) from None
+    except SystemError:  # the scanner found no module to take JSONDecodeError from
+        import json
+
+        return json.loads(text, parse_constant=parse_constant)
     if end != len(text):
         rest = text[end:].lstrip(_SPACE)
         if rest:

@@ -78,3 +78,14 @@ def test_without_the_c_functions_it_is_the_module():
     )
     env = {**os.environ, "PYTHONPATH": os.getcwd()}
     assert subprocess.run([sys.executable, "-S", "-c", code], env=env).returncode == 0
+
+
+@pytest.mark.parametrize("text", ["{", "[", '{"a', '{"a":', '{"a" 1}', "[1 2]", '"\\u12"', '{"a": 1'])
+def test_what_is_broken_is_said_where_the_module_was_not_loaded(text):
+    code = (
+        "import sys; from agenthub.quick_json import loads; assert 'json' not in sys.modules\n"
+        "try: loads(sys.argv[1])\nexcept ValueError as error: print(type(error).__name__)"
+    )
+    env = {**os.environ, "PYTHONPATH": os.getcwd()}
+    done = subprocess.run([sys.executable, "-S", "-c", code, text], env=env, capture_output=True, text=True)
+    assert done.stdout == "JSONDecodeError\n", done.stderr
