@@ -70,7 +70,15 @@ def test_git(here, text, location, ref, subdirectory, owner):
 
 @pytest.mark.parametrize(
     ("text", "location", "ref"),
-    [("owner/name", "owner/name", None), ("owner/name@1.2.0", "owner/name", "1.2.0"), ("O/N", "o/n", None)],
+    [
+        ("owner/name", "owner/name", None),
+        ("owner/name@1.2.0", "owner/name", "1.2.0"),
+        ("O/N", "o/n", None),
+        ("owner/name@latest", "owner/name", "latest"),
+        ("owner/name@>=1,<2", "owner/name", ">=1,<2"),
+        ("owner/name@ >=1, !=1.5.* ", "owner/name", ">=1, !=1.5.*"),
+        ("owner/name@1!2.0+local-1", "owner/name", "1!2.0+local-1"),
+    ],
 )
 def test_an_index_entry(here, text, location, ref):
     assert parse_spec(text, here)[:3] == ("index", location, ref)
