@@ -10,7 +10,7 @@ from agenthub.errors import AgentNotFoundError, StoreError, nearest
 from agenthub.packages.files import storing
 from agenthub.packages.locks import Hold, claim_unused, hold
 from agenthub.packages.names import is_name
-from agenthub.packages.project_links import current_project, grants_of, links_of
+from agenthub.packages.project_links import current_project, grants_of, links_of, project_links
 from agenthub.packages.record import InstallRecord, read_record
 
 TYPE_CHECKING = False
@@ -293,6 +293,15 @@ class Store:
         check_marker(self.paths)  # a store that cannot be read is another error
         with storing("read", self.paths.agents):
             known = [f"{owner}/{name}" for owner, name in agent_names(self.paths)]
+        project = self.project or current_project(self.paths)
+        theirs = [f"{owner}/{name}" for owner, name, _ in project_links(project)] if project else []
+        if self.project is not None:
+            known += theirs
+        elif any(agent in (label, label.rpartition("/")[2]) for label in theirs):
+            return AgentNotFoundError(
+                f"'{agent}' is an agent of this project, and you have none of your own",
+                suggestion=f"agenthub lock --upgrade {agent}, or agenthub remove {agent}",
+            )
         by_name = {name.rpartition("/")[2]: name for name in known}
         close = nearest(agent.lower(), known) or by_name.get(nearest(agent.rpartition("/")[2].lower(), by_name) or "")
         if close:

@@ -95,7 +95,7 @@ def parse_lock(data: bytes, path: str) -> Lock:
         text = data.decode()
         refuse_conflicts(text, path)
         values = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInputError(f"{path} is damaged: {error}", suggestion="restore it, or: agenthub lock") from None
     version, python, blocks = values.get("schema_version"), values.get("python", ""), values.get("agent", [])
     if isinstance(version, int) and version > SCHEMA_VERSION:

@@ -72,7 +72,7 @@ def parse_project(directory: str, data: bytes) -> Project:
         text = data.decode()
         refuse_conflicts(text, path)
         values = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInputError(f"{path} is not valid TOML: {error}") from None
     _refuse_unknown(values, {"project", "agents"}, path, "")
     project, agents = values.get("project", {}), values.get("agents", {})

@@ -60,6 +60,7 @@ def test_add_locks_and_installs_and_leaves_comments_alone(cli, project):
     assert cli.ok("remove", "third", "second", "--json").json["pruned"] == ["team/second"]
     assert "team" not in (project / "agents.toml").read_text() + lock_of(project)
     assert_refused(cli("run", "second", "go"), 3, "second")
+    assert_refused(cli("uninstall", "one"), 3, "agenthub remove")
     assert answer(cli, "one") == 1
 
 
@@ -148,6 +149,7 @@ def test_a_package_whose_hash_is_another_is_refused(cli, project):
         ("schema_version = 1", "schema_version = 2", "newer agenthub"),
         ("schema_version = 1", "", "not a lock"),
         ("[[agent]]", "[[agent]", "damaged"),
+        ("schema_version = 1", "x = " + 9999 * "[", "damaged"),
     ],
 )
 def test_a_lock_that_somebody_tampered_with_is_refused(cli, project, found, replaced, said):
