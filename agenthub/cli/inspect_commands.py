@@ -31,15 +31,14 @@ def list_(arguments: argparse.Namespace, output: Output) -> int:
     if not agents:
         output.note("no agents are installed        next: agenthub install ./DIRECTORY")
         return 0
-    names = max(len(f"{entry.owner}/{entry.name}") for entry in agents)
-    versions = max(len(entry.version) for entry in agents)
+    labels = [f"{entry.owner}/{entry.name}" for entry in agents]
+    names, versions = max(map(len, labels)), max(len(entry.version) for entry in agents)
     room = max(_WIDTH - names - versions - 4, 20)
     lines = []
-    for entry in agents:
-        label = f"{entry.owner}/{entry.name}".ljust(names)
+    for label, entry in zip(labels, agents, strict=True):
         text = f"broken: {entry.problem}" if entry.problem else entry.description
         text = f"(project) {text}" if entry.project else text
-        lines.append(f"{label}  {entry.version.ljust(versions)}  {_shortened(text, room)}".rstrip())
+        lines.append(f"{label.ljust(names)}  {entry.version.ljust(versions)}  {_shortened(text, room)}".rstrip())
     output.result("\n".join(lines))
     return 0
 

@@ -7,7 +7,6 @@ believed (the problem that git calls "racily clean").
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from contextlib import suppress
@@ -16,6 +15,7 @@ from agenthub.config import RECORD, Paths
 from agenthub.errors import StoreError
 from agenthub.packages.files import SCHEMA_VERSION, storing
 from agenthub.packages.project_links import links_of, project_links
+from agenthub.quick_json import dumps, loads
 from agenthub.values import NamedTuple
 
 TYPE_CHECKING = False
@@ -69,7 +69,7 @@ def list_agents(paths: Paths) -> list[AgentSummary]:
     agents = [summary for summary, _ in entries]
     stamps = [stamp for _, stamp in entries]
     with suppress(StoreError):  # a store that cannot be written can still be listed
-        _write(paths, {"scanned": scanned, "directories": directories, "agents": agents, "stamps": stamps})
+        _write(paths, {"scanned": scanned, "directories": directories, "agents": agents, "stamps": dumps(stamps)})
     return agents
 
 
@@ -97,10 +97,14 @@ def _listed(directory: str) -> list[str]:
 
 
 def _entries(index: dict[str, Any]) -> dict[tuple[str, str], _Entry]:
-    return {
-        (row[0], row[1]): (AgentSummary._make(row), stamp)
-        for row, stamp in zip(index["agents"], index["stamps"], strict=True)
-    }
+    """What it knows; `stamps` are a text in it, since who finds it current does without them."""
+    try:
+        return {
+            (row[0], row[1]): (AgentSummary._make(row), stamp)
+            for row, stamp in zip(index["agents"], loads(index["stamps"]), strict=True)
+        }
+    except (ValueError, TypeError):  # damaged
+        return {}
 
 
 def _entry(path: str, owner: str, name: str, known: _Entry | None) -> _Entry:
@@ -160,14 +164,14 @@ def _read(paths: Paths) -> dict[str, Any] | None:
     """The index, or None when it is missing, damaged or of another version: it is rebuilt then."""
     try:
         with open(paths.index, "rb") as file:
-            index = json.loads(file.read())
-        rows = index["agents"]
+            index = loads(file.read())
+        width = len(AgentSummary._fields)
         sound = (
             index["schema_version"] == SCHEMA_VERSION
             and isinstance(index["scanned"], int)
             and all(isinstance(noted, int) for noted in index["directories"].values())
-            and all(len(row) == len(AgentSummary._fields) for row in rows)
-            and len(rows) == len(index["stamps"])
+            and all(len(row) == width for row in index["agents"])
+            and isinstance(index["stamps"], str)
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
