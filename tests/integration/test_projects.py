@@ -103,6 +103,7 @@ def test_what_is_locked_stays_until_it_is_asked_to_move(cli, project, tmp_path):
     cli.ok("add", "--yes", f"git+{repository.directory}@main", "--as", "team/x")
     before = lock_of(project)
     repository.change("new")
+    shutil.rmtree(tmp_path / "home/cache", ignore_errors=True)
     cli.ok("lock")
     cli.ok("sync", "--yes")
     assert lock_of(project) == before
@@ -371,6 +372,20 @@ def test_agents_of_an_index(cli, project, tmp_path, monkeypatch):
     monkeypatch.setenv("AGENTHUB_HOME", str(tmp_path / "third-home"))
     cli.ok("index", "add", "ours", index.file_url)
     assert_refused(cli("sync", "--frozen", "--yes"), 4, "acme/report", "not what was locked")
+
+
+def test_an_agent_of_a_mapped_git_host_is_locked_by_its_commit(cli, project, tmp_path, monkeypatch):
+    (tmp_path / "host/acme").mkdir(parents=True)
+    repository = Repository(tmp_path / "host/acme/tool", "locked")
+    repository.tag("v1.0.0")
+    cli.ok("index", "add", "host", f"git+file://{tmp_path}/host/{{owner}}/{{name}}")
+    cli.ok("add", "--yes", "acme/tool")
+    assert f'commit = "{repository.commit}"' in lock_of(project)
+    repository.change("later")
+    monkeypatch.setenv("AGENTHUB_HOME", str(tmp_path / "other-home"))
+    cli.ok("index", "add", "host", f"git+file://{tmp_path}/host/{{owner}}/{{name}}")
+    cli.ok("sync", "--frozen", "--yes")
+    assert answer(cli, "tool") == "locked"
 
 
 def test_from_python_a_project_counts_as_well(cli, project):

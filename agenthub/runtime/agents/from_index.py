@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from agenthub.indexes.documents import Release
     from agenthub.packages.sources import FetchIndex
 
+_COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?", re.ASCII)
 _TAG = re.compile(r"v?([0-9][0-9A-Za-z.!+_-]*)", re.ASCII)
 
 
@@ -166,6 +167,8 @@ def _git_ref(git: Spec, wanted: str) -> str | None:
     from agenthub.packages.git import list_refs
     from agenthub.packages.versions import matching
 
+    if _COMMIT.fullmatch(wanted):  # as a lock has it
+        return wanted
     refs = list_refs(git)
     if wanted in refs:
         return wanted
