@@ -30,6 +30,7 @@ from tests.integration.faults_support import tmpfs
 from tests.integration.index_support import TestIndex
 from tests.support import assert_refused, invoke, start, tree, wait_until
 
+SLOW = pytest.mark.slow
 ARCHIVE, DOCUMENT = "tool-1.0.0.agent", "alice/tool.json"
 
 
@@ -120,6 +121,7 @@ def test_a_server_that_does_not_continue(cli, server, fault):
     succeeds(cli, server.url)
 
 
+@pytest.mark.slow
 def test_a_wrong_length(cli, server):
     server.will(ARCHIVE, promising(+10), promising(-10))
     succeeds(cli, server.url)
@@ -148,8 +150,17 @@ def test_a_server_in_trouble(cli, server):
     assert len(server.asked(DOCUMENT)) == 3 + 4 + 1  # that will not change by asking again
 
 
-@pytest.mark.parametrize("fault", [dripping, dripping_headers, silent], ids=["body", "headers", "silent"])
-@pytest.mark.parametrize("file", [DOCUMENT, pytest.param(ARCHIVE, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("fault", "file"),
+    [
+        pytest.param(dripping, DOCUMENT, id="body-document"),
+        pytest.param(dripping, ARCHIVE, id="body-archive", marks=SLOW),
+        pytest.param(dripping_headers, DOCUMENT, id="headers-document", marks=SLOW),
+        pytest.param(dripping_headers, ARCHIVE, id="headers-archive", marks=SLOW),
+        pytest.param(silent, DOCUMENT, id="silent-document", marks=SLOW),
+        pytest.param(silent, ARCHIVE, id="silent-archive", marks=SLOW),
+    ],
+)
 def test_a_slow_drip(cli, server, monkeypatch, fault, file):
     monkeypatch.setenv("AGENTHUB_INDEX_TIMEOUT", "150ms")
     server.always(file, fault)

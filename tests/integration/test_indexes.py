@@ -410,6 +410,7 @@ def test_an_owner_that_moved(cli, two):
     assert version_of(cli, "alice/tool") == "9.0.0"
 
 
+@pytest.mark.slow
 def test_an_index_that_cannot_be_asked_is_not_passed_over(cli, two):
     first, second = two
     with serving(first.directory) as server:
@@ -420,6 +421,7 @@ def test_an_index_that_cannot_be_asked_is_not_passed_over(cli, two):
     assert version_of(cli, "bob/tool") == "1.0.0"
 
 
+@pytest.mark.slow
 def test_an_owner_that_looks_like_another(cli, two):
     first, second = two
     configure(cli, first, second)
@@ -492,6 +494,7 @@ def test_search(cli, published):
     assert_refused(cli("search", "--index", "nowhere", "x"), 2, "nowhere")
 
 
+@pytest.mark.slow
 def test_search_goes_on_without_an_index_that_is_down(cli, published):
     with serving(published.directory) as server:
         cli.ok("index", "add", "down", server.url)
