@@ -8,6 +8,7 @@ short, or when it is told to.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import select
@@ -367,6 +368,8 @@ def _keep(keeper: Keeper, post: Post, order: dict[str, Any]) -> None:
         signal.signal(number, keeper.stop)
     try:
         keeper.load()
+        gc.collect()
+        gc.freeze()  # a run need not wait until all that was imported has been looked through for garbage
         keeper.note()
         post.open()
         _note_cold(order, None)
