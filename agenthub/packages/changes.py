@@ -6,15 +6,15 @@ import os
 from contextlib import ExitStack, contextmanager, suppress
 
 from agenthub.config import IN_USE, RECORD, Paths
-from agenthub.errors import AgentNotFoundError, StoreError
+from agenthub.errors import StoreError
 from agenthub.interrupts import deferred_interrupts
 from agenthub.packages.files import fsync_directory, remove_empty, remove_tree, storing, sync_file_system
-from agenthub.packages.locks import acquire, acquire_abandoned, claim_unused, hold
-from agenthub.packages.names import check_name, content_of, is_name, version_directory
+from agenthub.packages.locks import acquire, hold
+from agenthub.packages.names import check_name, version_directory
 from agenthub.packages.project_links import link_target, referenced_versions
 from agenthub.packages.record import InstallRecord, write_record
 from agenthub.packages.staging import new_staging, open_store
-from agenthub.packages.states import read_state, state_path, write_state
+from agenthub.packages.states import AgentState, read_state, state_path, write_state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def agent_lock(paths: Paths, owner: str, name: str, waiting: Callable[[], None] 
     open_store(paths)
     with storing("lock", paths.locks):
         os.makedirs(paths.locks, mode=0o700, exist_ok=True)
-        descriptor = acquire(_lock_path(paths, owner, name), waiting)
+        descriptor = acquire(lock_path(paths, owner, name), waiting)
     try:
         yield
     finally:
@@ -97,7 +97,7 @@ def activate(paths: Paths, version_dir: str, link: str | None = None) -> None:
     Raises:
         StoreError: the version is not complete, or the store cannot be written; nothing was changed.
     """
-    owner, name, _ = _parts(paths, version_dir)
+    owner, name = owner_and_name(paths, version_dir)
     if not os.path.exists(os.path.join(version_dir, RECORD)):
         raise StoreError(f"{version_dir} has no install record and cannot be made current")
     users, link = link is None, link or paths.current_link(owner, name)
@@ -105,8 +105,16 @@ def activate(paths: Paths, version_dir: str, link: str | None = None) -> None:
         raise StoreError(
             f"{link} is a directory that agenthub did not make", suggestion="move it away, then install again"
         )
-    if users:
-        _note_previous(paths, owner, name, version_dir)
+    noted = users and _note_previous(paths, owner, name, version_dir)
+    try:
+        _link(version_dir, link)
+    except StoreError:
+        if noted:
+            _forget_note(paths, owner, name)
+        raise
+
+
+def _link(version_dir: str, link: str) -> None:
     # Made inside the version, where nobody else looks and where it is removed with it.
     fresh = os.path.join(version_dir, os.path.dirname(RECORD), "link")
     with storing("write", link):
@@ -117,182 +125,26 @@ def activate(paths: Paths, version_dir: str, link: str | None = None) -> None:
         fsync_directory(os.path.dirname(link))
 
 
-def _note_previous(paths: Paths, owner: str, name: str, version_dir: str) -> None:
+def _note_previous(paths: Paths, owner: str, name: str, version_dir: str) -> bool:
+    """Notes the current version as one to go back to; returns whether that is all that is known of the agent."""
     current = current_version(paths, owner, name)
     if current in (None, version_dir):
-        return
+        return False
     state = read_state(paths, owner, name)
     folder = os.path.join(paths.versions, owner, name)
     previous = dict.fromkeys((os.path.basename(str(current)), *state.previous))
     kept = tuple(leaf for leaf in previous if os.path.isdir(os.path.join(folder, leaf)))
     if kept != state.previous:
         write_state(paths, owner, name, state._replace(previous=kept))
+    return state == AgentState()
 
 
-def remove_version(paths: Paths, version_dir: str) -> bool:
-    """Removes a version that is not current; False, and nothing removed, while a run or a project uses it.
-
-    The caller holds the agent's lock.
-
-    Raises:
-        StoreError: it is the current one, or cannot be removed.
-    """
-    owner, name, _ = _parts(paths, version_dir)
-    if current_version(paths, owner, name) == version_dir:
-        raise StoreError(f"{version_dir} is the current version of {owner}/{name} and stays")
-    if version_dir in referenced_versions(paths):
-        return False
-    with storing("remove", version_dir):
-        unused = claim_unused(version_dir)
-        if unused is None:
-            return False
-        with new_staging(paths) as staging:
-            with unused, suppress(FileNotFoundError):
-                os.rename(version_dir, os.path.join(staging.path, "removed"))
-            remove_empty(os.path.dirname(version_dir), os.path.dirname(os.path.dirname(version_dir)))
-    return True
-
-
-def prune(paths: Paths, owner: str, name: str, keep: int) -> list[str]:
-    """Removes an agent's superseded versions beyond the `keep` that it had last, and those whose content stays.
-
-    The caller holds the agent's lock.
-
-    Returns:
-        list[str]: what was removed; not what a run uses.
-    """
-    return [place for place in surplus(paths, owner, name, keep) if remove_version(paths, place)]
-
-
-def surplus(paths: Paths, owner: str, name: str, keep: int) -> list[str]:
-    """What `prune` would remove, where nobody uses it."""
-    current = current_version(paths, owner, name)
-    kept = {content_of(current)} if current else set()
-    most = len(kept) + keep
-    found = []
-    for place in superseded(paths, owner, name):
-        if content_of(place) in kept or len(kept) >= most:
-            found.append(place)
-        else:
-            kept.add(content_of(place))
-    return found
-
-
-def uninstall(
-    paths: Paths, owner: str, name: str, *, force: bool = False, waiting: Callable[[], None] | None = None
-) -> None:
-    """Removes an agent: its link first, then all that was made for it, and what it was granted.
-
-    Versions that projects use stay.
-
-    Args:
-        paths: of the store.
-        owner: the agent's owner.
-        name: its name.
-        force: although a run is in progress.
-        waiting: as for `agent_lock`.
-
-    Raises:
-        AgentNotFoundError: it is not installed.
-        StoreError: a run is in progress, or the store cannot be written.
-    """
-    link = os.path.join(paths.agents, owner, name)
-    folder = os.path.join(paths.versions, owner, name)
-    _check_removable(link, folder)
-    with agent_lock(paths, owner, name, waiting), ExitStack() as claims:
-        try:
-            _check_removable(link, folder)
-        except AgentNotFoundError:  # another process was faster
-            os.unlink(_lock_path(paths, owner, name))
-            raise
-        removable = _removable(paths, folder)
-        if not force and not _claim_all(removable, claims):
-            raise StoreError(
-                f"{owner}/{name} is running",
-                suggestion="wait for it to end, or stop it; --force removes it nevertheless",
-            )
-        _remove_all(paths, owner, name, removable, claims)
-
-
-def sweep_removed(paths: Paths, *, remove: bool = True) -> list[str]:
-    """Finishes removals that were cut short: versions, grants and states of agents that have no link any more.
-
-    Args:
-        paths: of the store.
-        remove: off: only look.
-
-    Returns:
-        list[str]: the directories and files that were removed, or would be.
-    """
-    removed = []
-    with storing("clean up", paths.home):
-        found = set(_entries(paths.versions))
-        for root in (paths.grants, paths.states):
-            found |= {(owner, leaf.removesuffix(".json")) for owner, leaf in _entries(root)}
-        for owner, name in sorted(found):
-            known = is_name(owner) and is_name(name)
-            if known and not os.path.lexists(os.path.join(paths.agents, owner, name)):
-                removed += _finish_removal(paths, owner, name, remove=remove)
-    return removed
-
-
-def _entries(root: str) -> Iterator[tuple[str, str]]:
-    with suppress(FileNotFoundError):
-        for owner in os.listdir(root):
-            with suppress(NotADirectoryError):
-                yield from ((owner, leaf) for leaf in os.listdir(os.path.join(root, owner)))
-
-
-def _finish_removal(paths: Paths, owner: str, name: str, *, remove: bool) -> list[str]:
-    lock = _lock_path(paths, owner, name)
-    os.makedirs(paths.locks, mode=0o700, exist_ok=True)
-    os.close(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-    descriptor = acquire_abandoned(lock)
-    if descriptor is None:  # it is being installed
-        return []
-    try:
-        folder = os.path.join(paths.versions, owner, name)
-        if os.path.lexists(os.path.join(paths.agents, owner, name)):
-            return []
-        removable = _removable(paths, folder)
-        files = (os.path.join(paths.grants, owner, f"{name}.json"), state_path(paths, owner, name))
-        found = bool(removable) or any(map(os.path.lexists, files))
-        with ExitStack() as claims:
-            if remove and not _claim_all(removable, claims):
-                return []
-            if remove:
-                _remove_all(paths, owner, name, removable, claims)
-        return [folder] if found else []
-    finally:
-        os.close(descriptor)
-
-
-def _removable(paths: Paths, folder: str) -> list[str]:
-    """The versions in a folder that no project uses."""
-    used = referenced_versions(paths)
-    with suppress(FileNotFoundError, NotADirectoryError):
-        return [place for leaf in sorted(os.listdir(folder)) if (place := os.path.join(folder, leaf)) not in used]
-    return []
-
-
-def _remove_all(paths: Paths, owner: str, name: str, removable: list[str], claims: ExitStack) -> None:
-    """The link first: from then on the agent is not there, and `sweep_removed` finishes what is cut short."""
-    link = os.path.join(paths.agents, owner, name)
-    folder = os.path.join(paths.versions, owner, name)
-    grants = os.path.join(paths.grants, owner, f"{name}.json")
-    state = state_path(paths, owner, name)
-    with storing("remove", link), new_staging(paths) as staging:
-        with suppress(FileNotFoundError):
-            os.unlink(link)
-            fsync_directory(os.path.dirname(link))
-        for place in removable:
-            with suppress(FileNotFoundError):
-                os.rename(place, os.path.join(staging.path, os.path.basename(place)))
-        claims.close()
-        for file in (grants, state, _lock_path(paths, owner, name)):
-            with suppress(FileNotFoundError):
-                os.unlink(file)
-        remove_empty(folder, *map(os.path.dirname, (link, folder, grants, state)), paths.states)
+def _forget_note(paths: Paths, owner: str, name: str) -> None:
+    """Leaves nothing of a change that failed, where there was nothing before."""
+    path = state_path(paths, owner, name)
+    with suppress(OSError):
+        os.unlink(path)
+        remove_empty(os.path.dirname(path), paths.states)
 
 
 def superseded(paths: Paths, owner: str, name: str) -> list[str]:
@@ -319,25 +171,6 @@ def other_versions(paths: Paths, owner: str, name: str) -> list[str]:
     lowest = -len(rank) - 1
     found.sort(key=lambda one: (rank.get(os.path.basename(one[1]), lowest), one[0]), reverse=True)
     return [version_dir for _, version_dir in found]
-
-
-def _check_removable(link: str, folder: str) -> None:
-    if not os.path.lexists(link) and not os.path.isdir(folder):
-        agent = "/".join(link.split(os.sep)[-2:])
-        raise AgentNotFoundError(f"{agent} is not installed", suggestion="agenthub list shows what is")
-    if os.path.isdir(link) and not os.path.islink(link):
-        raise StoreError(f"{link} is a directory that agenthub did not make", suggestion="remove it by hand")
-
-
-def _claim_all(versions: list[str], claims: ExitStack) -> bool:
-    """Claims these versions; False while one of them is in use."""
-    for version_dir in versions:
-        with suppress(NotADirectoryError):
-            unused = claim_unused(version_dir)
-            if unused is None:
-                return False
-            claims.enter_context(unused)
-    return True
 
 
 def _rename_into(source: str, target: str) -> None:
@@ -370,12 +203,18 @@ def current_version(paths: Paths, owner: str, name: str) -> str | None:
         return None
 
 
-def _parts(paths: Paths, version_dir: str) -> tuple[str, str, str]:
+def owner_and_name(paths: Paths, version_dir: str) -> tuple[str, str]:
+    """Whose version a directory is.
+
+    Raises:
+        StoreError: it is none of this store.
+    """
     parts = os.path.relpath(version_dir, paths.versions).split(os.sep)
     if len(parts) != 3 or parts[0] in ("..", "."):
         raise StoreError(f"{version_dir} is not a version in the store {paths.home}")
-    return parts[0], parts[1], parts[2]
+    return parts[0], parts[1]
 
 
-def _lock_path(paths: Paths, owner: str, name: str) -> str:
+def lock_path(paths: Paths, owner: str, name: str) -> str:
+    """The file whose lock is the right to change an agent."""
     return os.path.join(paths.locks, f"{owner}@{name}.lock")

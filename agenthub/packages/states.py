@@ -6,7 +6,7 @@ import os
 
 from agenthub.config import Paths
 from agenthub.errors import StoreError
-from agenthub.packages.files import SCHEMA_VERSION, read_json, storing, write_json
+from agenthub.packages.files import SCHEMA_VERSION, read_json, remove_empty, storing, write_json
 from agenthub.values import NamedTuple
 
 _MOST_PREVIOUS = 64
@@ -71,6 +71,7 @@ def write_state(paths: Paths, owner: str, name: str, state: AgentState) -> None:
                 return
             except StoreError as error:
                 if not isinstance(error.__cause__, (FileNotFoundError, FileExistsError)) or attempt == _ATTEMPTS - 1:
+                    remove_empty(os.path.dirname(path), paths.states)
                     raise
 
 

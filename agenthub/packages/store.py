@@ -204,10 +204,10 @@ class Store:
 
     def sweep(self, *, thorough: bool = False, remove: bool = True) -> list[str]:
         """Removes what dead processes left, and says what; `thorough` looks at every version, without `remove` only."""
-        from agenthub.packages import changes, staging
+        from agenthub.packages import removal, staging
 
         found = staging.sweep(self.paths, thorough=thorough, remove=remove)
-        return found + (changes.sweep_removed(self.paths, remove=remove) if thorough else [])
+        return found + (removal.sweep_removed(self.paths, remove=remove) if thorough else [])
 
     def agent_lock(
         self, owner: str, name: str, waiting: Callable[[], None] | None = None
@@ -245,15 +245,15 @@ class Store:
 
     def remove_version(self, version_dir: str) -> bool:
         """Removes a version that is not current; False while a run uses it."""
-        from agenthub.packages import changes
+        from agenthub.packages import removal
 
-        return changes.remove_version(self.paths, version_dir)
+        return removal.remove_version(self.paths, version_dir)
 
     def prune(self, owner: str, name: str, keep: int) -> list[str]:
         """Removes superseded versions beyond the `keep` last ones, but for those in use; under the agent's lock."""
-        from agenthub.packages import changes
+        from agenthub.packages import removal
 
-        return changes.prune(self.paths, owner, name, keep)
+        return removal.prune(self.paths, owner, name, keep)
 
     def uninstall(
         self, owner: str, name: str, *, force: bool = False, waiting: Callable[[], None] | None = None
@@ -264,9 +264,9 @@ class Store:
             AgentNotFoundError: it is not installed.
             StoreError: a run is in progress and `force` is not given.
         """
-        from agenthub.packages import changes
+        from agenthub.packages import removal
 
-        changes.uninstall(self.paths, owner, name, force=force, waiting=waiting)
+        removal.uninstall(self.paths, owner, name, force=force, waiting=waiting)
 
     def write_state(self, owner: str, name: str, state: AgentState) -> None:
         """Replaces what is known of an agent beside its versions, under the agent's lock."""

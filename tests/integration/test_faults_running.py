@@ -121,7 +121,8 @@ def test_an_upgrade_during_a_run(hub, tmp_path):
         assert next(path.name.partition("-")[0] for path in hub.versions()) == "1.0"
         code, output, _ = finish(process, tmp_path)
     assert (code, output) == (0, "old # last line of old\n")
-    hub.install("--force", tmp_path / "b")
+    assert hub.ok("run", "probe@1.0", "which") == "old\n"  # a way back
+    hub.ok("gc", "--keep", "0")
     assert len(hub.versions()) == 1
     assert hub.leftovers() == []
 

@@ -6,10 +6,11 @@ import os
 from typing import NamedTuple
 
 from agenthub.config import Paths, Settings, scratch_base
-from agenthub.packages.changes import agent_lock, remove_version, surplus
+from agenthub.packages.changes import agent_lock
 from agenthub.packages.files import read_json, remove_tree, storing
 from agenthub.packages.index import agent_names
 from agenthub.packages.locks import acquire_abandoned
+from agenthub.packages.removal import remove_version, surplus
 from agenthub.packages.store import Store
 
 TYPE_CHECKING = False
