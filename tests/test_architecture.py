@@ -31,6 +31,7 @@ LAYERS = [
     {"facades": ["runtime.agent_runtime", "runtime.agents"]},
     {"batches": ["runtime.batches"]},
     {"projects": ["projects"]},
+    {"transfer": ["transfer"]},
     {"faces": ["agent", "testing", ""]},
     {"cli": ["cli", "__main__"]},
 ]

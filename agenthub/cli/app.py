@@ -42,6 +42,7 @@ COMMANDS = {
     "use": Command("version", "make another version of an agent the current one"),
     "pin": Command("version", "have upgrades leave agents alone"),
     "unpin": Command("version", "let upgrades have agents again"),
+    "bundle": Command("transfer", "make one file of agents and their packages, for machines without a network"),
     "add": Command("project", "add agents to the project that this directory is"),
     "remove": Command("project", "take agents from the project"),
     "lock": Command("project", "fix the project's agents, their packages and hashes in agents.lock"),

@@ -31,9 +31,9 @@ def describe(manifest: AgentManifest, origin: str, runtime: AgentRuntime) -> lis
         origin: where it comes from, in a few words.
         runtime: would run it.
     """
-    lines = [f"{manifest.name} {manifest.version}  {_plain(manifest.description)}     ({origin})"]
+    lines = [f"{manifest.name} {manifest.version}  {plain(manifest.description)}     ({origin})"]
     if isinstance(manifest.dependencies, tuple) and manifest.dependencies:
-        shown = ", ".join(map(_plain, manifest.dependencies[:5])) + (" …" if len(manifest.dependencies) > 5 else "")
+        shown = ", ".join(map(plain, manifest.dependencies[:5])) + (" …" if len(manifest.dependencies) > 5 else "")
         lines.append(f"needs          {shown}")
     words = permission_words(manifest)
     lines += [f"may            {phrase}" for phrase in words["may"]]
@@ -63,7 +63,7 @@ def ask_to_install(plan: Plan, runtime: AgentRuntime, output: Output, *, yes: bo
     Raises:
         PermissionDeniedError: refused, or nobody could be asked.
     """
-    origin = _plain(plan.fetched.source.get("index") or _SOURCES[plan.spec.kind])
+    origin = plain(plan.fetched.source.get("index") or _SOURCES[plan.spec.kind])
     if plan.fetched.commit:
         origin += f" {plan.fetched.commit[:12]}"
     origin += f", {plan.fetched.files} files, {format_size(plan.fetched.bytes)}"
@@ -71,10 +71,10 @@ def ask_to_install(plan: Plan, runtime: AgentRuntime, output: Output, *, yes: bo
         output.note(line)
     label = f"{plan.owner}/{plan.name}"
     more = more_than_before(plan)
-    for line in _inherited(plan):
+    for line in inherited(plan):
         output.note(line)
     for note in plan.fetched.notes:
-        output.note(f"  note           {_plain(note)}")
+        output.note(f"  note           {plain(note)}")
     for phrase in more:
         output.note(f"  asks for more  it may now also {phrase}")
     for line in required_lines(plan, runtime):
@@ -97,15 +97,15 @@ def required_lines(plan: Plan, runtime: AgentRuntime) -> list[str]:
         label = f"{required.owner}/{required.name}"
         current = required.current
         change = f"{current.version} → {required.manifest.version}" if current else "is not installed yet"
-        lines.append(f"  and with it    {label}: {_plain(change)}")
+        lines.append(f"  and with it    {label}: {plain(change)}")
         if current is None:
-            lines += describe(required.manifest, _plain(required.fetched.source.get("index") or "index"), runtime)
-        lines += [f"  note           {_plain(note)}" for note in required.fetched.notes]
+            lines += describe(required.manifest, plain(required.fetched.source.get("index") or "index"), runtime)
+        lines += [f"  note           {plain(note)}" for note in required.fetched.notes]
         lines += [f"  asks for more  {label} may now also {phrase}" for phrase in more_than_before(required)]
     return lines
 
 
-def _inherited(plan: Plan) -> list[str]:
+def inherited(plan: Plan) -> list[str]:
     """What code from another place would have, because the user gave it to code that was there before."""
     if plan.current is None:
         return []
@@ -118,11 +118,11 @@ def _inherited(plan: Plan) -> list[str]:
     grants = Store(Settings().paths).read_grants(plan.owner, plan.name)
     given = [f"{kind} {value}" for kind, values in grants.items() if not kind.startswith("denied_") for value in values]
     came = " at ".join(str(before[key]) for key in ("location", "index") if before.get(key))
-    lines = [f"  other source   it came from {_plain(came)} before"]
-    return [*lines, f"  gets           what you granted that one: {_plain(', '.join(given))}"] if given else lines
+    lines = [f"  other source   it came from {plain(came)} before"]
+    return [*lines, f"  gets           what you granted that one: {plain(', '.join(given))}"] if given else lines
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A stranger's text on one line, without what acts on a terminal, hides, or turns the direction of reading."""
     text = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
@@ -140,7 +140,7 @@ def prepare_uninstalled(runtime: AgentRuntime, text: str, options: Any, output: 
         for line in describe(agent.manifest, _SOURCES[spec.kind], runtime):
             output.note(line)
         for note in notes:
-            output.note(f"  note           {_plain(note)}")
+            output.note(f"  note           {plain(note)}")
         if not getattr(options, "yes", False):
             output.confirm(f"Run {text}?", "--yes")
 

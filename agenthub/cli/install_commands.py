@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 
 def configure_install(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("specs", nargs="+", metavar="SPEC", help="OWNER/NAME[@VERSION], ./DIR, FILE.zip, git+URL[@REF]")
+    parser.add_argument(
+        "specs",
+        nargs="+",
+        metavar="SPEC",
+        help="OWNER/NAME[@VERSION], ./DIR, FILE.zip, FILE.agentbundle, git+URL[@REF]",
+    )
     parser.add_argument("--as", dest="identity", metavar="OWNER/NAME", help="install under another name")
     parser.add_argument("-y", "--yes", action="store_true", help="consent to code that was never seen here")
     parser.add_argument("--force", action="store_true", help="replace other content, or make it anew")
@@ -50,7 +55,14 @@ def install(arguments: argparse.Namespace, output: Output) -> int:
             raise InvalidInputError(f"--env {name!r}: install takes the name of a variable; its value is never stored")
     runtime = AgentRuntime(Settings({"offline": arguments.offline or None, "index": arguments.index}))
     installer = AgentInstaller(runtime)
-    reports = [_install_one(installer, text, arguments, output) for text in arguments.specs]
+    reports: list[dict[str, object]] = []
+    for text in arguments.specs:
+        if text.endswith(".agentbundle"):
+            from agenthub.cli.transfer_commands import install_bundle
+
+            reports += install_bundle(text, arguments, output)
+        else:
+            reports.append(_install_one(installer, text, arguments, output))
     if arguments.json:
         output.json({"agents": reports})
     return 0

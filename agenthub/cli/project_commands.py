@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from agenthub.projects.differences import Difference
     from agenthub.projects.home import ProjectHome
     from agenthub.projects.project import Outcome, ProjectManager
+    from agenthub.projects.supply import Supply
     from agenthub.projects.trees import Tree
     from agenthub.runtime.agent_runtime import AgentRuntime
 
@@ -49,12 +50,12 @@ def add(arguments: argparse.Namespace, output: Output) -> int:
     directory = find_project() or os.path.realpath(os.getcwd())
     outcomes = []
     for text in arguments.specs:
-        with _manager(directory, arguments, output, f"adding {text}") as manager:
+        with project_manager(directory, arguments, output, f"adding {text}") as manager:
             outcome = manager.add(text, arguments.identity, arguments.index, sync=not arguments.no_sync)
-        _tell(outcome, output)
+        tell(outcome, output)
         outcomes.append(outcome)
     if arguments.json:
-        output.json(_document(outcomes[-1], [change for outcome in outcomes for change in outcome.changes]))
+        output.json(outcome_document(outcomes[-1], [change for outcome in outcomes for change in outcome.changes]))
     return 0
 
 
@@ -65,11 +66,11 @@ def configure_remove(parser: argparse.ArgumentParser) -> None:
 
 def remove(arguments: argparse.Namespace, output: Output) -> int:
     """Takes agents from the project; what the user has installed stays."""
-    with _manager(_project(), arguments, output, "removing") as manager:
+    with project_manager(_project(), arguments, output, "removing") as manager:
         outcome = manager.remove(arguments.agents)
-    _tell(outcome, output)
+    tell(outcome, output)
     if arguments.json:
-        output.json(_document(outcome, outcome.changes))
+        output.json(outcome_document(outcome, outcome.changes))
     return 0
 
 
@@ -89,15 +90,15 @@ def lock(arguments: argparse.Namespace, output: Output) -> int:
     """Fixes what agents.toml asks for in agents.lock."""
     directory = _project()
     if arguments.check:
-        with _manager(directory, arguments, output, "checking") as manager:
+        with project_manager(directory, arguments, output, "checking") as manager:
             different, _ = manager.check()
         return _print_check(different, [], arguments, output)
     upgrade = () if arguments.upgrade is None else (arguments.upgrade or None)
-    with _manager(directory, arguments, output, "locking") as manager:
+    with project_manager(directory, arguments, output, "locking") as manager:
         outcome = manager.lock(upgrade, dry_run=arguments.dry_run)
-    _tell(outcome, output)
+    tell(outcome, output)
     if arguments.json:
-        output.json({**_document(outcome, outcome.changes), "dry_run": arguments.dry_run})
+        output.json({**outcome_document(outcome, outcome.changes), "dry_run": arguments.dry_run})
     elif not outcome.changes:
         output.detail("agents.lock is up to date")
     return 0
@@ -118,16 +119,16 @@ def sync(arguments: argparse.Namespace, output: Output) -> int:
 
     directory = _project()
     if arguments.check:
-        with _manager(directory, arguments, output, "checking") as manager:
+        with project_manager(directory, arguments, output, "checking") as manager:
             return _print_check(*manager.check(), arguments, output)
     home = ProjectHome(Settings().paths, directory)
     if _is_done(home, arguments, output):
         return 0
-    with _manager(directory, arguments, output, "syncing") as manager:
+    with project_manager(directory, arguments, output, "syncing") as manager:
         outcome = manager.sync(frozen=arguments.frozen, prune=arguments.prune)
-    _tell(outcome, output)
+    tell(outcome, output)
     if arguments.json:
-        output.json(_document(outcome, outcome.changes))
+        output.json(outcome_document(outcome, outcome.changes))
     return 0
 
 
@@ -153,7 +154,9 @@ def _is_done(home: ProjectHome, arguments: argparse.Namespace, output: Output) -
 
 
 @contextlib.contextmanager
-def _manager(directory: str, arguments: argparse.Namespace, output: Output, label: str) -> Iterator[ProjectManager]:
+def project_manager(
+    directory: str, arguments: argparse.Namespace, output: Output, label: str, supply: Supply | None = None
+) -> Iterator[ProjectManager]:
     """The project's façade, with the person at the terminal as its listener."""
     from agenthub.projects.project import Listener, ProjectManager
     from agenthub.runtime.agent_runtime import AgentRuntime
@@ -174,7 +177,7 @@ def _manager(directory: str, arguments: argparse.Namespace, output: Output, labe
             progress.update(label, number / count)
 
         listener = Listener(consent, progress.update, done, output.warning)
-        yield ProjectManager(runtime, directory, listener, fetcher)
+        yield ProjectManager(runtime, directory, listener, fetcher, supply)
 
 
 def _ask(
@@ -200,7 +203,7 @@ def _ask(
             output.confirm(f"Install {what} for this project?", "--yes")
 
 
-def _tell(outcome: Outcome, output: Output) -> None:
+def tell(outcome: Outcome, output: Output) -> None:
     for change in outcome.changes:
         output.note(f"{_SIGNS[change.kind]} {printable(change.agent)} {printable(change.text)}")
     for label in outcome.pruned:
@@ -212,7 +215,7 @@ def _tell(outcome: Outcome, output: Output) -> None:
         output.note(f"✓ synced {names}{more}")
 
 
-def _document(outcome: Outcome, changes: list[Difference]) -> dict[str, object]:
+def outcome_document(outcome: Outcome, changes: list[Difference]) -> dict[str, object]:
     here = {one.label: one for one in outcome.synced}
     agents = [
         _agent(one.label, one.version, here[one.label].directory, here[one.label].changed)

@@ -60,7 +60,7 @@ def unpack(archive: str, target: str, limits: Limits = LIMITS) -> TreeSummary:
     """
     ledger = Ledger(archive, limits)
     try:
-        file = _CappedReader(io.FileIO(archive))
+        file = CappedReader(io.FileIO(archive))
     except OSError as error:
         raise InstallError(f"cannot read {archive}: {error.strerror}") from error
     with file, TreeWriter(target, ledger) as writer:
@@ -189,7 +189,7 @@ class _Unpacking:
                 raise self._ledger.refusal("expands like a bomb", path)
 
 
-class _CappedReader(io.BufferedReader):
+class CappedReader(io.BufferedReader):
     """What zipfile reads from: it asks for the whole table of contents at once."""
 
     def read(self, size: int | None = -1, /) -> bytes:

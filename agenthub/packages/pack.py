@@ -41,11 +41,17 @@ class PackRules(NamedTuple):
         allowed: paths inside the directory, of files that are taken whatever they are.
         max_size: bytes of all files that are not in `allowed`.
         heed_lists: whether ignore lists leave something out.
+        max_file: bytes of one file that is not in `allowed`.
+        checked: off: everything is taken, as it is of what was published already.
+        directories: directories are in it as well, so that those without files are.
     """
 
     allowed: frozenset[str] = frozenset()
     max_size: int = MAX_SIZE
     heed_lists: bool = True
+    max_file: int = MAX_FILE
+    checked: bool = True
+    directories: bool = False
 
 
 DEFAULT_RULES = PackRules()
@@ -101,7 +107,7 @@ def pack_into(directory: str, file: IO[bytes], rules: PackRules = DEFAULT_RULES,
     lists = IgnoreLists(directory)
     packing = _Packing(what or directory, file, rules)
     try:
-        walk_tree(directory, packing.ledger, lambda path: None, packing.add, lists if rules.heed_lists else None)
+        walk_tree(directory, packing.ledger, packing.enter, packing.add, lists if rules.heed_lists else None)
         summary = packing.finish()
     except BaseException:
         packing.abandon()
@@ -134,10 +140,16 @@ class _Packing:
         self._size = 0
         self._folders: dict[str, int] = {}
 
+    def enter(self, path: str) -> None:
+        """Writes a directory, where these are wanted."""
+        if self._rules.directories:
+            self.ledger.directory(path)
+            self._archive.writestr(_entry(f"{path}/", stat.S_IFDIR | 0o755), b"")
+
     def add(self, path: str, executable: bool, chunks: Iterable[bytes]) -> None:
         """Writes one file."""
         self.ledger.file(path)
-        allowed = path in self._rules.allowed
+        allowed = path in self._rules.allowed or not self._rules.checked
         secret = None if allowed else secret_by_name(path)
         digest = hashlib.sha256()
         with self._archive.open(_entry(path, stat.S_IFREG | (0o755 if executable else 0o644)), "w") as entry:
@@ -174,8 +186,8 @@ class _Packing:
         scanner, size = LeakScanner(), 0
         for chunk in chunks:
             size += len(chunk)
-            if size > MAX_FILE:
-                self._refused.append((path, f"is larger than {format_size(MAX_FILE)}"))
+            if size > self._rules.max_file:
+                self._refused.append((path, f"is larger than {format_size(self._rules.max_file)}"))
                 return
             scanner.feed(chunk)
             yield chunk

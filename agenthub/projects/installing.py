@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from agenthub.packages.store import Store
     from agenthub.projects.home import ProjectHome
     from agenthub.projects.lock_file import LockedAgent
+    from agenthub.projects.supply import Supply
     from agenthub.projects.trees import Tree, Trees
     from agenthub.runtime.environment_manager import EnvironmentManager
 
@@ -74,12 +75,16 @@ class Machine:
         store: the user's.
         home: the project's part of it.
         environments: builds and checks environments.
+        supply: has packages, which are then taken from there.
     """
 
-    def __init__(self, store: Store, home: ProjectHome, environments: EnvironmentManager) -> None:
+    def __init__(
+        self, store: Store, home: ProjectHome, environments: EnvironmentManager, supply: Supply | None = None
+    ) -> None:
         self.store = store
         self.home = home
         self.environments = environments
+        self._supply = supply
         self._made = Made(store.paths)
 
     def states(self, agents: Sequence[LockedAgent]) -> list[State]:
@@ -173,17 +178,22 @@ class Machine:
             self.store.prepare_version(*identity, tree.directory, link=link) as place,
         ):
             say(f"installing {locked.label}")
-            record = self._record(locked, tree, place, Pins(locked.pins, LOCK_FILE, *like), say)
+            record = self._record(locked, tree, place, like, say)
             self.store.complete_version(place, record)
             self.store.activate(place, link)
             self._made.add(record, place)
         return place
 
-    def _record(self, locked: LockedAgent, tree: Tree, place: str, pins: Pins, say: Say) -> InstallRecord:
+    def _record(
+        self, locked: LockedAgent, tree: Tree, place: str, like: tuple[str | None, str], say: Say
+    ) -> InstallRecord:
         manifest, fetched = tree.manifest, tree.fetched
+        supplied = self._supply.environment(locked) if self._supply is not None else None
+        pins, python = supplied or (Pins(locked.pins, LOCK_FILE), locked.python)
+        pins = pins._replace(like=like[0], like_python=like[1])
         environment = None
         if locked.pins or needs_python(LocatedAgent(place, locked.owner, locked.name, manifest, None)):
-            environment = self.environments.build(place, manifest, python=locked.python, on_progress=say, pins=pins)
+            environment = self.environments.build(place, manifest, python=python, on_progress=say, pins=pins)
         names = [name for name, _ in environment.dependencies] if environment else []
         record = InstallRecord(
             owner=locked.owner,

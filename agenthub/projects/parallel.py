@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 
 from agenthub.errors import AgentRuntimeError
 from agenthub.lifeline import stop_tools
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     Result = TypeVar("Result")
 
+_PATIENCE = 5.0  # seconds until we end without those that do not
 MOST_AT_ONCE = 8  # as many places as there are to build environments in that uv knows
 
 
@@ -36,7 +38,9 @@ def in_parallel(
     if count <= 1:
         run.work()
     else:
-        threads = [threading.Thread(target=run.work, name=f"agenthub project {number}") for number in range(count)]
+        threads = [
+            threading.Thread(target=run.work, name=f"agenthub project {number}", daemon=True) for number in range(count)
+        ]
         for thread in threads:
             thread.start()
         try:
@@ -45,8 +49,9 @@ def in_parallel(
         except BaseException:  # Ctrl-C arrives in this thread alone
             run.over = True
             with stop_tools():
-                for thread in threads:
-                    thread.join()
+                deadline = time.monotonic() + _PATIENCE
+                for thread in threads:  # one may wait for a lock that another process has
+                    thread.join(max(0.0, deadline - time.monotonic()))
             raise
     return run.results()
 

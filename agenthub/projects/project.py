@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from agenthub.packages.sources import FetchIndex
     from agenthub.packages.spec import Spec
     from agenthub.projects.installing import State
+    from agenthub.projects.supply import Supply
     from agenthub.runtime.agent_runtime import AgentRuntime
 
 
@@ -73,6 +74,7 @@ class ProjectManager:
         directory: the project's real directory.
         listener: who is asked and told.
         fetcher: gives what fetches agents from an index, see `Trees`.
+        supply: has what was locked, before its sources are asked.
     """
 
     def __init__(
@@ -81,15 +83,17 @@ class ProjectManager:
         directory: str,
         listener: Listener,
         fetcher: Callable[[str | None], FetchIndex],
+        supply: Supply | None = None,
     ) -> None:
         self.directory = directory
         self.listener = listener
         self._fetcher = fetcher
+        self._supply = supply
         self._paths = runtime.settings.paths
         self._environments = runtime.environment_manager
         self._store = Store(self._paths)
         self.home = ProjectHome(self._paths, directory)
-        self._machine = Machine(self._store, self.home, self._environments)
+        self._machine = Machine(self._store, self.home, self._environments, supply)
 
     # the commands --------------------------------------------------------------------------------------------------
 
@@ -199,7 +203,7 @@ class ProjectManager:
         self._store.sweep()
         with (
             self.home.held(lambda: say("waiting for another agenthub that changes this project")),
-            Trees(self._store, self.directory, self._fetcher, say) as trees,
+            Trees(self._store, self.directory, self._fetcher, say, self._supply) as trees,
         ):
             yield trees
             for note in trees.notes():

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from agenthub.packages.store import Store
     from agenthub.projects.lock_file import LockedAgent
     from agenthub.projects.project_file import Wanted
+    from agenthub.projects.supply import Supply
 
     Say = Callable[[str], None]
 
@@ -43,13 +44,22 @@ class Trees:
         project: the project's directory, which paths are relative to.
         fetcher: gives what fetches agents from the index of a name, or (None) from the one that an owner belongs to.
         say: called with a line of what is being done.
+        supply: has what was locked, before sources are asked for it.
     """
 
-    def __init__(self, store: Store, project: str, fetcher: Callable[[str | None], FetchIndex], say: Say) -> None:
+    def __init__(
+        self,
+        store: Store,
+        project: str,
+        fetcher: Callable[[str | None], FetchIndex],
+        say: Say,
+        supply: Supply | None = None,
+    ) -> None:
         self.at: dict[str, str | None] = {}  # by label, the index that agents.toml names
         self._store = store
         self._project = project
         self._fetcher = fetcher
+        self._supply = supply
         self._fetchers: dict[str | None, FetchIndex] = {}
         self._say = say
         self._taken: dict[str, Tree] = {}
@@ -77,6 +87,8 @@ class Trees:
             InstallError: the source gives something else now.
         """
         tree = self._trees.get((locked.label, locked.digest))
+        if tree is None:
+            tree = self._supplied(locked)
         if tree is None:
             tree = self._fetch(locked.label, self._spec(locked.label, locked.source, locked), locked)
         archive = tree.fetched.source.get("archive_digest")
@@ -115,6 +127,18 @@ class Trees:
             fetched = fetch(spec, directory, self._say, fetch_index=self._index(label))
             if spec.kind == "git":
                 self._to_cache(directory, fetched.digest)
+        return self._noted(label, directory, fetched)
+
+    def _supplied(self, locked: LockedAgent) -> Tree | None:
+        if self._supply is None:
+            return None
+        with self._lock:
+            staging = self._stack.enter_context(self._store.new_staging())
+        directory = os.path.join(staging, "tree")
+        fetched = self._supply.tree(locked, directory)
+        return self._noted(locked.label, directory, fetched) if fetched is not None else None
+
+    def _noted(self, label: str, directory: str, fetched: Fetched) -> Tree:
         manifest = read_manifest(directory)
         asked_permissions(manifest)  # refuses what cannot be held
         tree = Tree(directory, fetched, manifest)

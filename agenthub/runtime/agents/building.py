@@ -43,9 +43,10 @@ def build_version(environments: EnvironmentManager, plan: Plan, place: str, opti
         environment = environments.build(
             place,
             manifest,
-            python=options.python,
+            python=plan.python or options.python,
             on_progress=options.on_progress,
-            extra=(*options.extra, *(("pip",) if run_commands else ())),
+            extra=() if plan.pins else (*options.extra, *(("pip",) if run_commands else ())),
+            pins=plan.pins,
         )
         if run_commands:
             _run_commands(manifest, place, environment, options.on_progress)

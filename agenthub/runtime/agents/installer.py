@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agenthub.indexes.client import IndexClient
+    from agenthub.runtime.environments.pinned import Pins
 
 
 class InstallOptions(NamedTuple):
@@ -59,7 +60,8 @@ class InstallOptions(NamedTuple):
 class Plan(NamedTuple):
     """What an installation would do.
 
-    `current` is the installed version that it replaces; `required` are agents that are installed before it.
+    `current` is the installed version that it replaces; `required` are agents that are installed before it. `pins` are
+    the packages of its environment, where somebody has fixed them, and `python` is the interpreter then.
     """
 
     spec: Spec
@@ -71,6 +73,8 @@ class Plan(NamedTuple):
     dependencies: str
     current: InstallRecord | None
     required: tuple[Plan, ...] = ()
+    pins: Pins | None = None
+    python: str | None = None
 
 
 class Installed(NamedTuple):
@@ -122,20 +126,24 @@ class AgentInstaller:
         with ExitStack() as stack:
             plan = self._plan(spec, options, stack)
             plan = plan._replace(required=self._required(plan, options, stack))
-            if options.force or plan.required or not self._is_same(plan, options):
+            if options.force or plan.required or not self.is_same(plan, options):
                 if options.consent is not None:
                     options.consent(plan)
             elif not _is_newer_source(plan):
                 return self._unchanged(plan)
             for required in plan.required:
-                self._commit(required, _options_of(required, options))
-            return self._commit(plan, options)
+                self.commit(required, _options_of(required, options))
+            return self.commit(plan, options)
 
     def _plan(self, spec: Spec, options: InstallOptions, stack: ExitStack) -> Plan:
         """Fetches an agent into a directory that is there as long as `stack`, and says what installing it would do."""
         tree = os.path.join(stack.enter_context(self.store.new_staging()), "tree")
         fetch_index = index_fetcher(self.runtime.settings, self.client) if spec.kind == "index" else None
         fetched = fetch(spec, tree, options.on_progress, fetch_index=fetch_index)
+        return self.plan_for(spec, tree, fetched, options)
+
+    def plan_for(self, spec: Spec, tree: str, fetched: Fetched, options: InstallOptions) -> Plan:
+        """What installing a tree that was fetched would do; raises as `install` does."""
         manifest = _manifest(tree, spec)
         asked_permissions(manifest)  # refuses what cannot be held
         owner, name = _identity(spec, manifest, options.identity)
@@ -154,7 +162,8 @@ class AgentInstaller:
         )
         return tuple(self._plan(spec, options._replace(identity=spec.location), stack) for spec in specs)
 
-    def _commit(self, plan: Plan, options: InstallOptions) -> Installed:
+    def commit(self, plan: Plan, options: InstallOptions) -> Installed:
+        """Does what a plan says, whose tree may be moved away; raises as `install` does."""
         say = options.on_progress or (lambda line: None)
         owner, name = plan.owner, plan.name
 
@@ -166,7 +175,7 @@ class AgentInstaller:
             if options.note_wanted:
                 self._note_wanted(plan)
             faster = now.current != plan.current  # another one was
-            if (faster or not options.force) and self._is_same(now, options):
+            if (faster or not options.force) and self.is_same(now, options):
                 return self._unchanged(now)
             if plan.fetched.accepted is not None:
                 plan.fetched.accepted()
@@ -232,8 +241,8 @@ class AgentInstaller:
                 raise
             return None  # broken: installing again is the repair
 
-    def _is_same(self, plan: Plan, options: InstallOptions) -> bool:
-        """Whether exactly this content is installed, with what the user asks for besides, and sound."""
+    def is_same(self, plan: Plan, options: InstallOptions) -> bool:
+        """Whether exactly what a plan has is installed, with what the user asks for besides, and sound."""
         current, asked = plan.current, requested(options)
         if current is None or current.digest != plan.fetched.digest or (asked and asked != current.requested):
             return False

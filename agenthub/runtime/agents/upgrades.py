@@ -166,6 +166,8 @@ class Upgrader:
     def _newest(self, record: InstallRecord, state: AgentState) -> dict[str, Any]:
         """`available` and `latest` of a candidate."""
         kind = record.source.get("kind")
+        if kind == "bundle":  # another one may come, and nobody knows from where
+            return {"available": None, "latest": None}
         if kind == "index" and not record.source.get("url"):
             return self._newest_release(record, state)
         if kind == "index":

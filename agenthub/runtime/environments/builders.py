@@ -56,6 +56,9 @@ class Builder(Protocol):
     ) -> None:
         """Install what the requirements file `pins` fixes by hashes and nothing else; then the agent's own project."""
 
+    def install_wheels(self, venv: str, wheels: str, cache: str, pins: str, on_progress: Progress) -> None:
+        """Install what `pins` fixes by hashes from the wheels in a directory, without looking anywhere else."""
+
 
 def check_requirements(who: str, requirements: Sequence[str]) -> list[str]:
     """Requirements ready for a command line; a leading dash would be an option, even after `--` in a file."""
@@ -126,6 +129,13 @@ class UvBuilder:
         if own_project:
             arguments = ["--no-deps", "--refresh-package", project_name(agent_dir), "--", "."]
             self._pip(venv, agent_dir, arguments, (), on_progress)
+
+    def install_wheels(self, venv: str, wheels: str, cache: str, pins: str, on_progress: Progress) -> None:
+        # A cache of its own: the directory is a passing one, and would leave what nobody finds again in the user's.
+        offline = [] if "--offline" in self._common else ["--offline"]
+        arguments = [*offline, "--no-index", "--no-build", "--find-links", wheels, "--cache-dir", cache]
+        arguments += ["--no-deps", "--require-hashes", "--requirements", pins]
+        self._pip(venv, wheels, arguments, (), on_progress)
 
     def _sync(self, venv: str, agent_dir: str, python: str, project: bool, on_progress: Progress) -> None:
         # `--python`: else a `.python-version` file of the agent would have the environment made anew. `--no-editable`:
@@ -236,6 +246,11 @@ class PipBuilder:
             self._pip(venv, agent_dir, ["--require-hashes", "--requirement", pins], (), on_progress)
         if own_project:
             self._pip(venv, agent_dir, ["--no-deps", "--", "."], (), on_progress)
+
+    def install_wheels(self, venv: str, wheels: str, cache: str, pins: str, on_progress: Progress) -> None:
+        arguments = ["--no-index", "--only-binary", ":all:", "--find-links", wheels, "--no-cache-dir"]
+        arguments += ["--no-deps", "--require-hashes", "--requirement", pins]
+        self._pip(venv, wheels, arguments, (), on_progress)
 
     def _pip(
         self, venv: str, agent_dir: str, arguments: list[str], requirements: Sequence[str], on_progress: Progress

@@ -38,12 +38,17 @@ class Pins(NamedTuple):
         kind: what fixed them, as `Environment.kind`.
         like: an environment that was made from the same pins, whose files can be shared; None: there is none.
         like_python: the interpreter that it was made from.
+        wheels: a directory with a wheel of each of `pins`, the agent's own project among them: nothing else is asked,
+            and nothing is built; "": indexes are.
+        cache: for `wheels`, a directory for uv's cache, which need not outlast the environment.
     """
 
     pins: tuple[Pin, ...]
     kind: str
     like: str | None = None
     like_python: str = ""
+    wheels: str = ""
+    cache: str = ""
 
 
 def install_pins(
@@ -71,21 +76,24 @@ def install_pins(
     Raises:
         EnvironmentError: a package cannot be had, or has another hash.
     """
-    own_project = needs_project(agent_dir, manifest)
+    own_project = needs_project(agent_dir, manifest) and not pins.wheels
     if pins.like is not None and pins.like_python == python and not own_project:
         if link_environment(pins.like, venv):
             return
         remove(venv)
         builder.create(venv, python, on_progress)
     path = os.path.join(venv, "pins.txt")
-    lines = _index_lines(agent_dir, source) if pins.pins else []
+    lines = index_lines(agent_dir, source) if pins.pins and not pins.wheels else []
     with open(path, "w", encoding="utf-8") as file:
         file.write("".join(f"{line}\n" for line in lines) + format_pins(pins.pins))
-    builder.install_pins(venv, agent_dir, path if pins.pins else None, own_project, on_progress)
+    if pins.wheels and pins.pins:
+        builder.install_wheels(venv, pins.wheels, pins.cache, path, on_progress)
+    elif not pins.wheels:
+        builder.install_pins(venv, agent_dir, path if pins.pins else None, own_project, on_progress)
     os.unlink(path)
 
 
-def _index_lines(agent_dir: str, source: Dependencies) -> list[str]:
+def index_lines(agent_dir: str, source: Dependencies) -> list[str]:
     """The package indexes that the agent itself names, as lines of a requirements file.
 
     They are part of its content, which a lock fixes by its digest, and so are not repeated in there.
