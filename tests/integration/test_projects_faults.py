@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import shutil
 import signal
 import socket
-import subprocess
 import time
 
 import pytest
@@ -77,23 +77,21 @@ def test_an_interrupt_ends_every_tool_at_once(tmp_path, monkeypatch, number):
         "[agents]\n" + "".join(f'"local/a{n}" = {{path = "a{n}"}}\n' for n in range(3))
     )
     monkeypatch.chdir(project)
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    with socket.create_server(("127.0.0.1", 0)) as server, contextlib.ExitStack() as stack:
         server.settimeout(PATIENCE)
         env = {**os.environ, "UV_DEFAULT_INDEX": f"http://127.0.0.1:{server.getsockname()[1]}/", "UV_NO_CACHE": "1"}
         process = start("lock", "--yes", env=env)
-        connections = [server.accept()[0] for _ in range(2)]
+        stack.callback(process.communicate)
+        stack.callback(process.kill)
+        connections = [stack.enter_context(server.accept()[0]) for _ in range(2)]
         process.send_signal(number)
-        try:
-            _, err = process.communicate(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
+        _, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 130, err
         assert b"Traceback" not in err
         for connection in connections:
             connection.settimeout(PATIENCE)
-            while connection.recv(65536):
-                pass  # the end: whoever had it is dead
-            connection.close()
+            with contextlib.suppress(ConnectionResetError):
+                while connection.recv(65536):
+                    pass  # the end: whoever had it is dead
     assert not (project / "agents.lock").exists()
     assert os.listdir(tmp_path / "home/staging") == []
