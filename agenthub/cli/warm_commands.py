@@ -44,6 +44,11 @@ def warm(arguments: argparse.Namespace, output: Output) -> int:
     agent = runtime.locate(arguments.agent)
     if reason := can_be_warm(agent):
         raise InvalidInputError(f"{agent.label} cannot be kept loaded: {reason}")
+    if agent.wanted and runtime.locate(agent.label).directory != agent.directory:
+        raise InvalidInputError(
+            f"{agent.label} {agent.manifest.version} is not the version that is in use, which alone is kept loaded",
+            suggestion=f"agenthub use {arguments.agent}, then again",
+        )
     started = time.monotonic()
     with output.progress(f"loading {agent.label}") as progress:
 

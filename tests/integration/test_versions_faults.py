@@ -321,3 +321,34 @@ def test_a_stopped_upgrade_leaves_nothing(hub, number):
     assert "Traceback" not in errors
     assert hub.leftovers() == []
     assert assert_whole(hub) in ("1.0", "2.0")
+
+
+@pytest.mark.slow
+def test_what_nobody_refers_to_goes(hub):
+    """A version that only a project uses stays as long as the project; a build that was killed does not."""
+    upgraded(hub, 1)
+    project = hub.root / "project"
+    project.mkdir()
+    (project / "agents.toml").write_text("[agents]\n")
+    hub.ok("add", "--yes", hub.root / "source", cwd=project)
+    for number in (2, 3):
+        change(hub, number)
+        hub.ok("upgrade", "--yes", "probe")
+    started = subprocess.Popen(["true"])
+    started.wait()
+    partial = hub.versions()[0] / f"venv.{started.pid}.partial"
+    partial.mkdir()
+    found = json.loads(hub.ok("gc", "--keep", "0", "--dry-run", "--json"))["found"]
+    assert {each["kind"] for each in found} == {"leftover", "version"}
+    assert partial.exists()
+    hub.ok("gc", "--keep", "0")
+    assert not partial.exists()
+    assert [path.name.partition("-")[0] for path in hub.versions()] == ["1.0", "3.0"]
+    assert hub.ok("run", "probe", "which", cwd=project) == "v1\n"
+    hub.fails(3, "use", "probe@1.0", says="installed: 3.0")  # it is the project's
+    hub.ok("uninstall", "probe")
+    assert hub.ok("run", "probe", "which", cwd=project) == "v1\n"
+    shutil.rmtree(project)
+    kinds = {each["kind"] for each in json.loads(hub.ok("gc", "--json"))["found"]}
+    assert "project" in kinds
+    assert hub.versions() == []

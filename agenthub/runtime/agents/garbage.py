@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from agenthub.config import Paths, Settings, scratch_base
+from agenthub.config import VENV, Paths, Settings, scratch_base
 from agenthub.packages.changes import agent_lock
 from agenthub.packages.files import read_json, remove_tree, storing
 from agenthub.packages.index import agent_names
@@ -62,6 +62,7 @@ def collect(
         if say is not None:
             say(f"looking at {owner}/{name}")
         found += _superseded(paths, owner, name, keep, remove)
+    found += _abandoned_builds(paths, remove)
     swept = Store(paths).sweep(thorough=True, remove=remove)
     found += [Garbage(LEFTOVER, path, "a process that was killed", 0) for path in swept if path not in gone]
     if remove:
@@ -79,6 +80,30 @@ def _superseded(paths: Paths, owner: str, name: str, keep: int, remove: bool) ->
             entry = Garbage(VERSION, place, f"{owner}/{name} {os.path.basename(place)}", _size(place))
             done = remove_version(paths, place) if remove else not Store.in_use(place)
             yield entry if done else entry._replace(in_use=True)
+
+
+def _abandoned_builds(paths: Paths, remove: bool) -> Iterator[Garbage]:
+    """Environments beside those of installed versions whose builds were killed, or failed and were kept."""
+    from agenthub.runtime.environments.replacing import abandoned
+    from agenthub.runtime.environments.replacing import remove as remove_build
+
+    for owner, name in _entries(paths.versions):
+        folder = os.path.join(paths.versions, owner, name)
+        for leaf in _names(folder):
+            for path in (
+                abandoned(os.path.join(folder, leaf, VENV)) if os.path.isdir(os.path.join(folder, leaf)) else ()
+            ):
+                entry = Garbage(
+                    LEFTOVER, path, f"{owner}/{name} {leaf}: an environment that was not finished", _size(path)
+                )
+                if remove:
+                    remove_build(path)
+                yield entry
+
+
+def _entries(root: str) -> Iterator[tuple[str, str]]:
+    for owner in _names(root):
+        yield from ((owner, name) for name in _names(os.path.join(root, owner)))
 
 
 def _abandoned_projects(paths: Paths, remove: bool) -> Iterator[Garbage]:

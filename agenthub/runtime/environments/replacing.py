@@ -110,11 +110,17 @@ def _refuse_other(venv: str) -> None:
 
 def _sweep(venv: str) -> None:
     """Remove what a killed build of the same environment left."""
+    for path in abandoned(venv):
+        remove(path)
+
+
+def abandoned(venv: str) -> list[str]:
+    """What builds of an environment left beside it that were killed, or that failed and were kept to be looked at."""
     folder, name = os.path.split(venv)
-    for entry in os.listdir(folder):
-        match = re.fullmatch(re.escape(name) + r"\.(\d+)\.(partial|old)", entry)
-        if match and not is_running(int(match.group(1))):
-            remove(os.path.join(folder, entry))
+    found = (
+        (re.fullmatch(re.escape(name) + r"\.(\d+)\.(?:partial|old)", entry), entry) for entry in os.listdir(folder)
+    )
+    return [os.path.join(folder, entry) for match, entry in found if match and not is_running(int(match[1]))]
 
 
 def is_running(pid: int) -> bool:
