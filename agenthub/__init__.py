@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         PermissionDeniedError,
         ProcessLimitError,
         TimeoutError,
+        UnreachableError,
     )
     from agenthub.runtime.agent_runtime import AgentRuntime
     from agenthub.runtime.environment_manager import EnvironmentManager
@@ -64,6 +65,7 @@ _HOMES = {
         "PermissionDeniedError",
         "ProcessLimitError",
         "TimeoutError",
+        "UnreachableError",
     ),
     "agenthub.runtime.agent_runtime": ("AgentRuntime",),
     "agenthub.runtime.environment_manager": ("EnvironmentManager",),
@@ -99,6 +101,7 @@ __all__ = [
     "RuntimeConfig",
     "Settings",
     "TimeoutError",
+    "UnreachableError",
     "__version__",
     "load_agent",
 ]
