@@ -17,7 +17,7 @@ from agenthub.packages.record import InstallRecord, now, read_record
 from agenthub.projects.made import Made
 from agenthub.projects.parallel import in_parallel
 from agenthub.runtime.agent_runtime import needs_python
-from agenthub.runtime.agents.building import environment_fields, known_files
+from agenthub.runtime.agents.building import environment_fields, known_files, without_leftovers
 from agenthub.runtime.environments.pinned import Pins
 from agenthub.runtime.runs.locator import LocatedAgent
 from agenthub.runtime.runs.variables import undeclared_hints
@@ -193,7 +193,8 @@ class Machine:
         pins = pins._replace(like=like[0], like_python=like[1])
         environment = None
         if locked.pins or needs_python(LocatedAgent(place, locked.owner, locked.name, manifest, None)):
-            environment = self.environments.build(place, manifest, python=python, on_progress=say, pins=pins)
+            with without_leftovers(place):
+                environment = self.environments.build(place, manifest, python=python, on_progress=say, pins=pins)
         names = [name for name, _ in environment.dependencies] if environment else []
         record = InstallRecord(
             owner=locked.owner,

@@ -96,7 +96,10 @@ class WheelCollector:
             hashes = ["--require-hashes"] if wanted.pins is not None else []
             self._pip_wheel(wanted, scratch, ["--requirement", path, *hashes])
         for place in own:
-            self._pip_wheel(wanted, scratch, ["--", self._source(place)])
+            if place.endswith(".whl"):
+                self._copy(wanted, place, scratch)
+            else:
+                self._pip_wheel(wanted, scratch, ["--", self._source(place)])
         wheels = [os.path.join(scratch, name) for name in sorted(os.listdir(scratch)) if name.endswith(".whl")]
         _check_complete(wanted, wheels)
         return wheels
@@ -121,6 +124,19 @@ class WheelCollector:
                 builder.create(tools, interpreter, None)
                 self._tools[interpreter] = tools
             return self._tools[interpreter]
+
+    @staticmethod
+    def _copy(wanted: Wanted, wheel: str, target: str) -> None:
+        import shutil
+
+        with storing("write", target):
+            try:
+                shutil.copyfile(wheel, os.path.join(target, os.path.basename(wheel)))
+            except FileNotFoundError:
+                raise EnvironmentError(
+                    f"{wanted.label} was installed with {wheel}, which is not there any more",
+                    suggestion=f"agenthub upgrade {wanted.label}, then bundle it again",
+                ) from None
 
     def _source(self, place: str) -> str:
         """What is built from: a file, or a copy of a directory, in which builds write."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from typing import Any
 
 from agenthub import __version__
+from agenthub.config import VENV
 from agenthub.errors import InstallError, InvalidManifestError, PermissionDeniedError
 from agenthub.manifest import AgentManifest
+from agenthub.packages.files import remove_tree, storing
 from agenthub.packages.record import InstallRecord, environment_digest, now
 from agenthub.runtime.agent_runtime import needs_python
 from agenthub.runtime.runs.locator import LocatedAgent
@@ -16,7 +19,7 @@ from agenthub.trust.contents import write_list
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from agenthub.runtime.agents.installer import InstallOptions, Plan
     from agenthub.runtime.environment_manager import Environment, EnvironmentManager
@@ -40,14 +43,15 @@ def build_version(environments: EnvironmentManager, plan: Plan, place: str, opti
                 f"{manifest.name} can only be installed by its own commands: {'; '.join(manifest.commands)}",
                 suggestion="--allow-commands consents to running them",
             )
-        environment = environments.build(
-            place,
-            manifest,
-            python=plan.python or options.python,
-            on_progress=options.on_progress,
-            extra=() if plan.pins else (*options.extra, *(("pip",) if run_commands else ())),
-            pins=plan.pins,
-        )
+        with without_leftovers(place):
+            environment = environments.build(
+                place,
+                manifest,
+                python=plan.python or options.python,
+                on_progress=options.on_progress,
+                extra=() if plan.pins else (*options.extra, *(("pip",) if run_commands else ())),
+                pins=plan.pins,
+            )
         if run_commands:
             _run_commands(manifest, place, environment, options.on_progress)
         elif manifest.commands:
@@ -57,6 +61,17 @@ def build_version(environments: EnvironmentManager, plan: Plan, place: str, opti
         environments.add_bytecode(environment.path, place, options.on_progress, wait=True)
     hints = undeclared_hints(manifest, place, _package_names(environment))
     return _record(plan, options, environment, warnings, hints)._replace(environment_files=files)
+
+
+@contextmanager
+def without_leftovers(place: str) -> Iterator[None]:
+    """Removes what builds of an agent's own project leave in its directory, which stays what was fetched."""
+    before = {*os.listdir(place), VENV}
+    yield
+    for name in os.listdir(place):
+        if name not in before:
+            with storing("clean up", place):
+                remove_tree(os.path.join(place, name))
 
 
 def _record(
