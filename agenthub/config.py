@@ -166,7 +166,7 @@ class Settings:
         self._files: list[tuple[str, dict[str, Any]]] = []
         for path in (_project_file(directory), self.paths.user_config):
             if path and os.path.exists(path):
-                self._files.append((path, _read_toml(path)))
+                self._files.append((path, read_settings_file(path)))
                 if path != self.paths.user_config:
                     _check_project(path, self._files[-1][1])
 
@@ -213,7 +213,12 @@ def _project_file(directory: str | None) -> str | None:
         here = parent
 
 
-def _read_toml(path: str) -> dict[str, Any]:
+def read_settings_file(path: str) -> dict[str, Any]:
+    """The settings in a file, by name, as they stand there.
+
+    Raises:
+        InvalidInputError: it cannot be read, is no TOML, or names what is no setting.
+    """
     import tomllib
 
     try:

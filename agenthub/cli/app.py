@@ -43,6 +43,8 @@ COMMANDS = {
     "pin": Command("version", "have upgrades leave agents alone"),
     "unpin": Command("version", "let upgrades have agents again"),
     "bundle": Command("transfer", "make one file of agents and their packages, for machines without a network"),
+    "export": Command("transfer", "write agents, grants, settings, indexes and keys to one file"),
+    "import": Command("transfer", "add what was exported on another machine"),
     "add": Command("project", "add agents to the project that this directory is"),
     "remove": Command("project", "take agents from the project"),
     "lock": Command("project", "fix the project's agents, their packages and hashes in agents.lock"),
@@ -135,7 +137,8 @@ def functions(name: str) -> tuple[Callable[[argparse.ArgumentParser], None], Cal
     """What a command adds to its parser, and what runs it."""
     # As `importlib` would, the import of which takes a start half a millisecond.
     module = __import__(f"agenthub.cli.{COMMANDS[name].module}_commands", fromlist=[name])
-    function = name + "_" if name in ("list", "dir", "map") else name  # not to hide what Python itself calls so
+    # Not to hide what Python itself calls so.
+    function = name + "_" if name in ("list", "dir", "map", "import") else name
     return getattr(module, f"configure_{name}"), getattr(module, function)
 
 

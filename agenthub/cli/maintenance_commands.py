@@ -53,25 +53,13 @@ def _change(arguments: argparse.Namespace) -> None:
     """Writes one line of the user file, and leaves its other lines as they are."""
     if not arguments.name or (arguments.action == "set") != (arguments.value is not None):
         raise InvalidInputError("config set needs NAME and VALUE, config unset NAME", suggestion="see: agenthub config")
-    setting = check_setting_name(arguments.name, "agenthub config")
-    path = Settings().paths.user_config
+    from agenthub.user_config import change_settings, check_setting
+
     if arguments.action == "set":
-        Settings({setting.name: arguments.value}, environ={}).lookup(setting.name)  # refuses what does not parse
-    lines = []
-    if os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            lines = [line for line in file.read().splitlines() if line.partition("=")[0].strip() != setting.name]
-    if arguments.action == "set":
-        escaped = arguments.value.replace("\\", "\\\\").replace('"', '\\"')
-        lines.append(f'{setting.name} = "{escaped}"')
-    try:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        partial = f"{path}.{os.getpid()}"
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write("".join(line + "\n" for line in lines))
-        os.replace(partial, path)
-    except OSError as error:
-        raise InvalidInputError(f"cannot write {path}: {error.strerror}") from None
+        check_setting(arguments.name, arguments.value, "agenthub config")
+    else:
+        check_setting_name(arguments.name, "agenthub config")
+    change_settings(Settings().paths.user_config, {arguments.name: arguments.value})
 
 
 def configure_cache(parser: argparse.ArgumentParser) -> None:

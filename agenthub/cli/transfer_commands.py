@@ -1,9 +1,9 @@
-"""`agenthub bundle`, and `install` of one."""
+"""`agenthub bundle`, `export` and `import`, and `install` of a bundle."""
 
 from __future__ import annotations
 
 import argparse
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from agenthub.cli.output import printable
 from agenthub.config import Settings, format_size
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from agenthub.cli.output import Output
     from agenthub.cli.progress import Progress
     from agenthub.runtime.agent_runtime import AgentRuntime
-    from agenthub.runtime.agents.installer import InstallOptions, Plan
+    from agenthub.runtime.agents.installer import Installed, InstallOptions, Plan
     from agenthub.transfer.bundles import Bundled
+    from agenthub.transfer.entries import AgentEntry
+    from agenthub.transfer.importing import Import
     from agenthub.transfer.opening import Opened
 
 
@@ -159,10 +161,18 @@ def ask_for_agents(
     Raises:
         PermissionDeniedError: refused, or nobody could be asked.
     """
+    more, replaced = show_agents(plans, runtime, output)
+    if dry or (yes and (force or not replaced)):
+        return
+    what = f"{plans[0].owner}/{plans[0].name}" if len(plans) == 1 else f"these {len(plans)} agents"
+    output.confirm(f"Install {what}?", "--force --yes" if replaced or more else "--yes")
+
+
+def show_agents(plans: Sequence[Plan], runtime: AgentRuntime, output: Output) -> tuple[bool, bool]:
+    """Shows agents that would be installed; whether one asks for more than it did, and whether one replaces another."""
     from agenthub.cli.consent import describe, inherited, more_than_before, plain
 
-    replaced = [plan for plan in plans if plan.current and plan.current.digest != plan.fetched.digest]
-    more = False
+    more = replaces = False
     for plan in plans:
         source = plan.fetched.source
         came = source.get("origin") or " of ".join(filter(None, (source["location"], source.get("index"))))
@@ -176,12 +186,10 @@ def ask_for_agents(
         more = more or bool(phrases)
         for phrase in phrases:
             output.note(f"  asks for more  it may now also {phrase}")
-        if plan in replaced and plan.current is not None:
+        if plan.current is not None and plan.current.digest != plan.fetched.digest:
+            replaces = True
             output.note(f"  replaces       {plain(plan.current.version)}")
-    if dry or (yes and (force or not replaced)):
-        return
-    what = f"{plans[0].owner}/{plans[0].name}" if len(plans) == 1 else f"these {len(plans)} agents"
-    output.confirm(f"Install {what}?", "--force --yes" if replaced or more else "--yes")
+    return more, replaces
 
 
 def _sync(
@@ -211,3 +219,132 @@ def _sync(
         }
         for one in outcome.synced
     ]
+
+
+# export and import ---------------------------------------------------------------------------------------------------
+
+
+def configure_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="the file to write; nobody but you may read it")
+    parser.add_argument("--wheels", action="store_true", help="with the packages of agents, for a machine as this one")
+    parser.add_argument("--history", action="store_true", help="with what was run: inputs and results as well")
+    parser.add_argument(
+        "--allow-file", action="append", default=[], metavar="PATH", help="a file of an agent that looks like a secret"
+    )
+    parser.add_argument("--offline", action="store_true", help="use nothing but caches")
+    parser.add_argument("--json", action="store_true", help="print a JSON document")
+
+
+def export(arguments: argparse.Namespace, output: Output) -> int:
+    """Writes agents, grants, settings, indexes and keys to one file; of secrets the names."""
+    from agenthub.runtime.agent_runtime import AgentRuntime
+    from agenthub.transfer.exporting import export_setup
+
+    runtime = AgentRuntime(Settings({"offline": arguments.offline or None}))
+    with output.progress("exporting") as progress:
+        done = export_setup(
+            runtime,
+            arguments.file,
+            arguments.allow_file,
+            progress.update,
+            wheels=arguments.wheels,
+            history=arguments.history,
+        )
+    for problem in done.problems:
+        output.warning(printable(problem))
+    if arguments.json:
+        agents = [{key: getattr(one, key) for key in ("owner", "name", "version", "digest")} for one in done.agents]
+        output.json(
+            {
+                "path": done.path,
+                "digest": done.written.digest,
+                "bytes": done.written.size,
+                "agents": agents,
+                "settings": done.setup.settings,
+                "indexes": [source.name for source in done.setup.indexes],
+                "secrets": list(done.setup.secrets),
+                "runs": done.runs,
+                "problems": done.problems,
+            }
+        )
+        return 0
+    count = len(done.agents)
+    parts = [f"{count} agent{'s' * (count != 1)}", f"{len(done.setup.indexes)} indexes"]
+    parts += [f"{done.runs} runs"] if done.runs is not None else []
+    output.note(f"✓ {printable(done.path)}: {', '.join(parts)}, {format_size(done.written.size)}")
+    if done.setup.secrets:
+        output.note(f"  of your secrets the names alone: {', '.join(done.setup.secrets)}")
+    return 0
+
+
+def configure_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="what agenthub export wrote")
+    parser.add_argument("-y", "--yes", action="store_true", help="consent to what lets no agent do more")
+    parser.add_argument("--force", action="store_true", help="with --yes: also to grants, and to settings that loosen")
+    parser.add_argument("--no-grants", action="store_true", help="leave out grants, and settings that loosen")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be added, and stop")
+    parser.add_argument("--offline", action="store_true", help="use nothing but caches, and what is in the file")
+    parser.add_argument("--json", action="store_true", help="print a JSON document")
+
+
+def import_(arguments: argparse.Namespace, output: Output) -> int:
+    """Adds what is in an exported file, and not here; what is here stays."""
+    from agenthub.runtime.agent_runtime import AgentRuntime
+    from agenthub.runtime.agents.installer import AgentInstaller
+    from agenthub.transfer.importing import do_import, opened_setup, plan_import
+
+    settings = Settings({"offline": arguments.offline or None})
+    runtime = AgentRuntime(settings)
+    done: list[tuple[AgentEntry, Installed]] = []
+    with (
+        output.progress(f"importing {arguments.file}") as progress,
+        opened_setup(runtime, arguments.file) as (opened, setup),
+        suppress(_DryRun),
+    ):
+        plan = plan_import(settings, opened, setup, grants=not arguments.no_grants)
+
+        def consent(plans: Sequence[Plan]) -> None:
+            with progress.paused():
+                _ask_to_import(plan, plans, runtime, arguments, output)
+            if arguments.dry_run:
+                raise _DryRun
+
+        done += do_import(AgentInstaller(runtime), opened, plan, consent, progress.update)
+    changed = [
+        {"name": entry.label, "version": one.record.version, "path": one.directory}
+        for entry, one in done
+        if one.changed
+    ]
+    if arguments.json:
+        output.json({"steps": [step._asdict() for step in plan.steps], "agents": changed, "dry_run": arguments.dry_run})
+    elif not arguments.dry_run:
+        for agent in changed:
+            output.note(f"✓ {agent['name']} {printable(str(agent['version']))}")
+        added = sum(step.action == "add" for step in plan.steps)
+        output.note(f"✓ imported {added} thing{'s' * (added != 1)}" if added else "nothing is new")
+    return 0
+
+
+def _ask_to_import(
+    plan: Import, plans: Sequence[Plan], runtime: AgentRuntime, arguments: argparse.Namespace, output: Output
+) -> None:
+    """Shows what would be added and what stays, and asks unless the options answer.
+
+    Raises:
+        PermissionDeniedError: refused, or nobody could be asked.
+    """
+    show_agents(plans, runtime, output)
+    for step in plan.steps:
+        if step.action == "add" and step.kind != "agent":
+            output.note(printable(f"  {'allows' if step.widens else 'adds':<8} {step.kind} {step.name}: {step.text}"))
+        elif step.action == "add" and step.name not in [f"{one.owner}/{one.name}" for one in plans]:
+            output.note(printable(f"  {'adds':<8} {step.kind} {step.name}: {step.text}"))
+    for step in plan.steps:
+        if step.action != "add":
+            output.note(printable(f"  {'stays':<8} {step.kind} {step.name}: {step.text}"))
+    if arguments.dry_run or not any(step.action == "add" for step in plan.steps):
+        return
+    if not arguments.yes or (plan.widens and not arguments.force):
+        more = ", and let agents do more than they may here" if plan.widens else ""
+        flag = "--force --yes, or --no-grants --yes without that," if plan.widens else "--yes"
+        output.confirm(f"Import this{more}?", flag)

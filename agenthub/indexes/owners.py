@@ -19,7 +19,7 @@ from agenthub.packages.staging import new_staging
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _WAY_OUT = "remove it: owners are then noted anew, where they are first seen"
 
@@ -113,6 +113,23 @@ class Owners:
             found = owners.get(owner)
             serials = found.serials if found is not None and found.url == source.url else {}
             owners[owner] = Pin(source.url, {**serials, name: max(serial, serials.get(name, serial))})
+
+        self._change(change)
+
+    def adopt(self, pins: Mapping[str, Pin]) -> None:
+        """Notes where owners were seen on another machine; what was seen here, and is otherwise, counts.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+
+        def change(owners: dict[str, Pin]) -> None:
+            for owner, pin in pins.items():
+                here = owners.get(owner, pin)
+                if here.url == pin.url:
+                    names = {*here.serials, *pin.serials}
+                    serials = {name: max(here.serials.get(name, 0), pin.serials.get(name, 0)) for name in names}
+                    owners[owner] = Pin(pin.url, serials)
 
         self._change(change)
 

@@ -16,6 +16,7 @@ from agenthub.projects.installing import Machine
 from agenthub.projects.lock_file import Lock, parse_lock
 from agenthub.transfer.container import Written, write_container
 from agenthub.transfer.entries import AgentEntry
+from agenthub.transfer.opening import BUNDLE
 from agenthub.transfer.packing import Chosen, Packed, Packer, choose_installed
 from agenthub.transfer.platforms import Platform, needed_platform, this_machine
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     Say = Callable[[str], None]
 
 SUFFIX = ".agentbundle"
-KIND = "bundle"
 
 
 class Bundled(NamedTuple):
@@ -131,7 +131,7 @@ def _write(
             **values,
         }
         say(f"writing {path}")
-        written = write_container(path, KIND, document, {**packed.files, **files})
+        written = write_container(path, BUNDLE, document, {**packed.files, **files})
     return Bundled(path, written, packed.entries, len(packed.wheels), platform)
 
 

@@ -195,13 +195,15 @@ class Container:
                 yield chunk
 
     def _read_list(self, kinds: tuple[str, ...]) -> dict[str, Any]:
-        members = [member for member in self._archive.infolist() if member.filename == LIST]
-        if not members or members[0].file_size > _LARGEST_LIST:
-            raise InstallError(f"{self.path} is no {' and no '.join(kinds)} of agenthub's")
-        self._check_member(members[0])
-        values = json.loads(self._archive.read(members[0]))
+        first = min(self._archive.infolist(), key=lambda member: member.header_offset, default=None)
+        if first is None or first.header_offset or first.filename != LIST or first.file_size > _LARGEST_LIST:
+            if self._begins_as_ours():  # what was found at its end is that of an archive inside
+                raise zipfile.BadZipFile("its end is missing")
+            raise self._foreign(kinds)
+        self._check_member(first)
+        values = json.loads(self._archive.read(first))
         if not isinstance(values, dict) or values.get("kind") not in kinds:
-            raise InstallError(f"{self.path} is no {' and no '.join(kinds)} of agenthub's")
+            raise self._foreign(kinds)
         version = values.get("schema_version")
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise InstallError(
@@ -209,6 +211,14 @@ class Container:
                 suggestion="upgrade agenthub",
             )
         return values
+
+    def _begins_as_ours(self) -> bool:
+        self._file.seek(0)
+        start = self._file.read(30 + len(LIST))
+        return start.startswith(b"PK\x03\x04") and start[30:] == LIST.encode()
+
+    def _foreign(self, kinds: tuple[str, ...]) -> InstallError:
+        return InstallError(f"{self.path} is no {' and no '.join(kinds)} of agenthub's")
 
     def _read_files(self) -> dict[str, Listed]:
         files = _parse_files(self.values.get("files"))

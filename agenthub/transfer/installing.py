@@ -14,8 +14,8 @@ from agenthub.packages.versions import matching
 from agenthub.projects.files import LARGEST, read_bytes
 from agenthub.runtime.agents.installer import AgentInstaller, Installed, InstallOptions, Plan
 from agenthub.runtime.agents.versions import unmet_needs
-from agenthub.transfer.bundles import KIND
 from agenthub.transfer.opening import (
+    BUNDLE,
     Opened,
     check_platform,
     fetch_entry,
@@ -58,7 +58,7 @@ def opened_bundle(runtime: AgentRuntime, path: str, store: Store) -> Iterator[Op
     """
     store.sweep()
     with store.new_staging() as scratch:
-        opened = open_container(path, scratch, KIND)
+        opened = open_container(path, scratch, BUNDLE)
         check_platform(opened)
         yield opened
 
@@ -76,7 +76,8 @@ def install_entries(
         installer: does it.
         opened: the file.
         entries: which of its agents.
-        options: of the installation, for all of them; with `force` all are made anew.
+        options: of the installation, for all of them; with `force` all are made anew, and what agents need does not
+            count, nor with `alone`.
         consent: called once with what would be done, unless that is nothing; refuses by raising.
 
     Raises:
@@ -85,7 +86,7 @@ def install_entries(
         EnvironmentError: there is no such Python here, or an environment cannot be made.
     """
     jobs = _needed_first([_job(installer, opened, entry, options) for entry in entries])
-    if not options.force:
+    if not options.force and not options.alone:
         _check_needs(installer.store, [job.plan for job in jobs])
     todo = [job.plan for job in jobs if job.todo]
     if todo:
@@ -98,7 +99,7 @@ def _job(installer: AgentInstaller, opened: Opened, entry: AgentEntry, options: 
         options.on_progress(f"unpacking {entry.label}")
     settings = installer.runtime.settings
     tree = os.path.join(opened.scratch, f"{entry.owner}+{entry.name}.tree")
-    fetched, _ = fetch_entry(settings, opened, entry, tree)
+    fetched = fetch_entry(settings, opened, entry, tree)
     asked = entry.requested.get("python")
     options = options._replace(
         identity=entry.label,
@@ -195,7 +196,7 @@ class BundleSupply:
         entry = self._entries.get((locked.owner, locked.name, locked.digest))
         if entry is None:
             return None
-        fetched, _ = fetch_entry(self._settings, self._opened, entry, directory)
+        fetched = fetch_entry(self._settings, self._opened, entry, directory)
         if locked.archive and fetched.source.get("archive_digest") is None:
             # Of an archive in the project only the content came along, which is what was locked.
             fetched = fetched._replace(source={**fetched.source, "archive_digest": locked.archive})

@@ -30,6 +30,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from agenthub.trust.releases import Provenance
 
+BUNDLE, SETUP = "bundle", "setup"
+
 
 class Opened(NamedTuple):
     """The content of a file, every byte of which is what its list says.
@@ -108,7 +110,7 @@ def interpreter_for(opened: Opened, entry: AgentEntry, preferred: str) -> str | 
         ) from None
 
 
-def fetch_entry(settings: Settings, opened: Opened, entry: AgentEntry, tree: str) -> tuple[Fetched, AgentManifest]:
+def fetch_entry(settings: Settings, opened: Opened, entry: AgentEntry, tree: str) -> Fetched:
     """Unpacks an agent into the directory `tree`, which is not there yet, once it is known who vouches for it.
 
     Raises:
@@ -132,7 +134,7 @@ def fetch_entry(settings: Settings, opened: Opened, entry: AgentEntry, tree: str
         found.bytes,
         tuple(notes),
         None if provenance is None else lambda: remember(settings.paths, _released(entry)[0], provenance),
-    ), manifest
+    )
 
 
 def pins_for(opened: Opened, entry: AgentEntry) -> Pins | None:
@@ -242,6 +244,11 @@ def _source(opened: Opened, entry: AgentEntry) -> dict[str, Any]:
         return dict(source)
     if source["kind"] == "git" and _is_askable(source):
         return dict(source)
+    # What the user exported may have come from a path that is here as well; a stranger's bundle names none of ours.
+    if opened.values["kind"] == SETUP and source["kind"] in ("directory", "archive"):
+        is_there = os.path.isdir if source["kind"] == "directory" else os.path.isfile
+        if os.path.isabs(source["location"]) and is_there(source["location"]):
+            return dict(source)
     return {
         "kind": "bundle",
         "location": os.path.abspath(opened.path),

@@ -89,7 +89,7 @@ def trust(paths: Paths, owner: str, entry: Trusted) -> tuple[Trusted, ...]:
         StoreError: it cannot be written.
     """
     check_name(owner, "owner")
-    if not _is_sound(entry):
+    if not is_sound(entry):
         raise InvalidInputError(f"{entry.key!r} cannot be trusted", suggestion="see: agenthub trust --help")
     with _changing(paths) as owners:
         others = tuple(each for each in owners.get(owner, ()) if each[:3] != entry[:3])
@@ -139,7 +139,8 @@ def distrust(paths: Paths, owner: str, key: str | None = None) -> tuple[Trusted,
         return gone
 
 
-def _is_sound(entry: Trusted) -> bool:
+def is_sound(entry: Trusted) -> bool:
+    """Whether an entry is one that can be trusted at all, whoever wrote it."""
     if entry.kind == SSH:
         return is_fingerprint(entry.key) and not entry.issuer
     if entry.kind == ARCHIVE:
@@ -158,7 +159,7 @@ def _read(paths: Paths) -> dict[str, tuple[Trusted, ...]]:
     except (KeyError, TypeError, ValueError, AttributeError):
         raise StoreError(f"{path} is damaged", suggestion=_WAY_OUT) from None
     # Damage must not read as trust, nor as its absence.
-    if not all(is_name(owner) and entries and all(map(_is_sound, entries)) for owner, entries in owners.items()):
+    if not all(is_name(owner) and entries and all(map(is_sound, entries)) for owner, entries in owners.items()):
         raise StoreError(f"{path} is damaged", suggestion=_WAY_OUT)
     return owners
 
