@@ -245,7 +245,7 @@ _PLACES: dict[tuple[str, str], Callable[[], list[str]]] = {
     **{(command, "agent"): _agents for command in ("use", "rollback")},
     **{
         (command, "agents"): _agents
-        for command in ("uninstall", "verify", "audit", "upgrade", "outdated", "pin", "unpin")
+        for command in ("uninstall", "verify", "audit", "upgrade", "outdated", "pin", "unpin", "bundle")
     },
     ("trust", "words"): _trust_words,
     ("config", "name"): _settings,

@@ -44,6 +44,10 @@ def complete(shared, cli, monkeypatch):
         (["run", "painter@1.0.0", "d"], ["draw"]),
         (["upgrade", "painter", "local/po"], ["local/poet"]),
         (["pin", "painter", "acme/"], ["acme/poet"]),
+        (["bundle", "painter", "acme/"], ["acme/poet"]),
+        (["bundle", "--proj"], ["--project"]),
+        (["import", "--no-g"], ["--no-grants"]),
+        (["export", "mine"], []),  # files are the shell's to complete
         # as bash takes words apart
         (["use", "painter", "@"], ["@1.0.0"]),
         (["use", "painter", "@", "1."], ["1.0.0"]),
