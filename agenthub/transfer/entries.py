@@ -50,7 +50,7 @@ class AgentEntry(NamedTuple):
         wanted: the versions of an index that it may become; None: any.
         pinned: whether upgrades leave it alone.
         environment: what described its environment; `"none"` where it has none.
-        python: the series of Python that its wheels are for, `"3.12"`; "" where they are not there.
+        python: the series of Python that its wheels are for, `"3.12"`; "" where it has none.
         wheels: where its wheels are in the file; None: they are not there.
         grants: what the user allowed it, by kind.
     """

@@ -119,7 +119,7 @@ class Packer:
             labels = [chosen.label for chosen in agents]
             collected = in_parallel([partial(self._collect, collector, one) for one in agents], labels)
             entries = [
-                entry._replace(python=python_series(one.record), wheels=self._wheels(paths, files))
+                entry._replace(python=python_series(one.record) if paths else "", wheels=self._wheels(paths, files))
                 for one, entry, paths in zip(agents, entries, collected, strict=True)
             ]
         return Packed(entries, files)

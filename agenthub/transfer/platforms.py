@@ -107,10 +107,12 @@ def needed_platform(wheels: Iterable[str], here: Platform) -> Platform:
 def _libc_of(tag: str, here: Platform) -> tuple[int, int] | None:
     """The oldest C library that a wheel with this tag runs on; what was built on this machine needs this one's."""
     found = _LINUX.fullmatch(tag)
-    if found is None or (found["libc"] == "musl") != (here.libc == "musl" and found["libc"] is not None):
+    if found is None:
         return None
     if found["libc"] is None:
         return here.libc_version
+    if found["libc"] != {"glibc": "many", "musl": "musl"}.get(here.libc):
+        return None
     level = found["level"]
     if level in _OLD_LEVELS:
         return _OLD_LEVELS[level]
