@@ -204,7 +204,7 @@ def _sync(
             "--dry-run does not go with the bundle of the project here", suggestion="agenthub sync --check looks"
         )
     arguments.offline = True
-    supply = BundleSupply(runtime, opened)
+    supply = BundleSupply(runtime, opened, built=arguments.force and arguments.yes)
     with project_manager(project, arguments, output, f"syncing from {opened.path}", supply) as manager:
         outcome = manager.sync(frozen=True)
     tell(outcome, output)

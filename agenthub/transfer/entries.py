@@ -7,8 +7,10 @@ import re
 from typing import Any, NamedTuple
 
 from agenthub.errors import AgentRuntimeError, InvalidInputError
+from agenthub.indexes.configured import index_url
 from agenthub.packages.grants import GRANTS
 from agenthub.packages.names import is_name
+from agenthub.runtime.environments.state import normalised
 from agenthub.transfer.platforms import parse_wheel_name
 
 TYPE_CHECKING = False
@@ -117,9 +119,10 @@ def _check_files(container: Container, entries: list[AgentEntry]) -> None:
             used.add(path)
         for path in entry.wheels or ():
             wheel = parse_wheel_name(path.rpartition("/")[2])
-            if wheel is None or wheel.name.lower() in names:
+            name = normalised(wheel.name) if wheel is not None else ""
+            if not name or name in names:
                 raise container.refusal(f"{path} is no wheel, or {entry.label} has another one of it")
-            names.add(wheel.name.lower())
+            names.add(name)
     stray = sorted(name for name in container.files.keys() - used if name.startswith(("agents/", "wheels/")))
     if stray:
         raise container.refusal(f"{stray[0]} is in it, and no agent has it")
@@ -156,6 +159,10 @@ def _source(value: Any, digest: str) -> dict[str, Any]:
     if source.get("archive_digest") and not _DIGEST.fullmatch(str(source["archive_digest"])):
         raise ValueError("the digest of its archive is none")
     _text(source["location"], "location")
+    if kind == "index":
+        index_url(_text(source["index"], "index"))
+        if source.get("archive_digest"):
+            _text(source["version"], "version")
     return {"kind": kind, "commit": None, "ref": None, "subdirectory": None, **source, "digest": digest}
 
 

@@ -6,7 +6,7 @@ import os
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from agenthub.errors import InstallError, InvalidInputError
+from agenthub.errors import InstallError, InvalidInputError, PermissionDeniedError
 from agenthub.packages.project_links import LOCK_FILE, find_project
 from agenthub.packages.sources import Fetched
 from agenthub.packages.spec import Spec
@@ -110,6 +110,9 @@ def _job(installer: AgentInstaller, opened: Opened, entry: AgentEntry, options: 
     )
     spec = Spec("archive", opened.path, None, None, entry.owner, f"{entry.label} of {opened.path}")
     plan = installer.plan_for(spec, tree, fetched, options)
+    if options.extra:
+        told = f"was installed with {', '.join(options.extra)} besides"
+        plan = plan._replace(fetched=fetched._replace(notes=(*fetched.notes, told)))
     plan = plan._replace(
         pins=pins_for(opened, entry),
         python=interpreter_for(opened, entry, installer.environments.config.python_version),
@@ -183,9 +186,16 @@ def bundled_project(opened: Opened) -> str | None:
 
 
 class BundleSupply:
-    """Has a project's locked agents from a bundle; see `agenthub.projects.supply`."""
+    """Has a project's locked agents from a bundle; see `agenthub.projects.supply`.
 
-    def __init__(self, runtime: AgentRuntime, opened: Opened) -> None:
+    Args:
+        runtime: whose settings are used.
+        opened: the bundle.
+        built: take wheels that the lock has no hash of, because they were built where the bundle was made.
+    """
+
+    def __init__(self, runtime: AgentRuntime, opened: Opened, *, built: bool = False) -> None:
+        self._built = built
         self._settings = runtime.settings
         self._preferred = runtime.environment_manager.config.python_version
         self._opened = opened
@@ -203,9 +213,21 @@ class BundleSupply:
         return fetched
 
     def environment(self, locked: LockedAgent) -> tuple[Pins, str] | None:
-        """An agent's packages and interpreter."""
+        """An agent's packages and interpreter.
+
+        Raises:
+            PermissionDeniedError: the lock does not have a package, or no hash of its wheel, and `built` is off.
+        """
         entry = self._entries.get((locked.owner, locked.name, locked.digest))
         pins = pins_for(self._opened, entry) if entry is not None else None
         if entry is None or pins is None:
             return None
+        hashes = {digest for pin in locked.pins for digest in pin.hashes}
+        foreign = [pin.label for pin in pins.pins if not hashes.issuperset(pin.hashes)]
+        if foreign and not self._built:
+            raise PermissionDeniedError(
+                f"{locked.label}: agents.lock has no hash of {', '.join(foreign[:5])}, "
+                "which may have been built where the bundle was made",
+                suggestion="--force --yes takes them, if you trust whoever made it",
+            )
         return pins._replace(kind=LOCK_FILE), interpreter_for(self._opened, entry, self._preferred) or ""

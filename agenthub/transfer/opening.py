@@ -28,6 +28,8 @@ from agenthub.trust.releases import check_release, check_unsigned, remember
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from agenthub.trust.releases import Provenance
 
 BUNDLE, SETUP = "bundle", "setup"
@@ -141,18 +143,32 @@ def pins_for(opened: Opened, entry: AgentEntry) -> Pins | None:
     """The packages of an agent, with a directory of its wheels; None where the file has no wheels."""
     if entry.wheels is None:
         return None
-    folder = os.path.join(opened.scratch, f"{entry.owner}+{entry.name}.wheels")
     pins = []
+    for path in entry.wheels:
+        wheel = parse_wheel_name(path.rpartition("/")[2])
+        assert wheel is not None  # `parse_entries` has looked
+        pins.append(Pin(wheel.requirement, (opened.digests[path],)))
+    folder = os.path.join(opened.scratch, "wheels")
+    if not _gather(opened, entry.wheels, folder):  # another agent's are called the same, and are others
+        folder = os.path.join(opened.scratch, f"{entry.owner}+{entry.name}.wheels")
+        _gather(opened, entry.wheels, folder)
+    return Pins(tuple(pins), entry.environment, wheels=folder, cache=os.path.join(opened.scratch, "uv-cache"))
+
+
+def _gather(opened: Opened, wheels: Sequence[str], folder: str) -> bool:
+    """Puts wheels into a directory, under their names; False where another file has the name of one.
+
+    One directory for many agents has uv unpack each wheel once, and their environments share its files.
+    """
     with storing("write", folder):
         os.makedirs(folder, exist_ok=True)
-        for path in entry.wheels:
-            name = path.rpartition("/")[2]
-            wheel = parse_wheel_name(name)
-            assert wheel is not None  # `parse_entries` has looked
-            pins.append(Pin(wheel.requirement, (opened.digests[path],)))
+        for path in wheels:
+            place = os.path.join(folder, path.rpartition("/")[2])
             with suppress(FileExistsError):
-                os.link(opened.places[path], os.path.join(folder, name))
-    return Pins(tuple(pins), entry.environment, wheels=folder, cache=os.path.join(opened.scratch, "uv-cache"))
+                os.link(opened.places[path], place)
+            if not os.path.samefile(opened.places[path], place):
+                return False
+    return True
 
 
 def has_packages(record: InstallRecord, pins: Pins | None) -> bool:

@@ -381,6 +381,38 @@ def test_every_byte_counts(cli, tmp_path, bundle, fresh):
 
 
 @pytest.mark.slow
+def test_without_uv_it_is_the_same(cli, tmp_path, other):
+    cli.ok("install", "--yes", agent(tmp_path / "tiny-agent", "hello", wheel=True))
+    cli.ok("bundle", "tiny-agent", "-o", tmp_path / "it.agentbundle")
+    other.variables["AGENTHUB_USE_UV"] = "false"
+    other.ok("install", "--yes", tmp_path / "it.agentbundle")
+    assert other.ok("run", "tiny-agent", "go").out == "hello\n"
+
+
+@pytest.mark.slow
+def test_two_agents_with_the_same_packages_bring_them_once(cli, tmp_path, other):
+    for name in ("one", "two"):
+        cli.ok("install", "--yes", agent(tmp_path / name, name, wheel=True))
+    cli.ok("bundle", "one", "two", "-o", tmp_path / "it.agentbundle")
+    assert len([name for name in manifest_of(tmp_path / "it.agentbundle")["files"] if name.startswith("wheels/")]) == 1
+    other.ok("install", "--yes", tmp_path / "it.agentbundle")
+    inodes = {path.stat().st_ino for path in other.home.glob("versions/local/*/*/venv/lib/*/site-packages/tiny/*.py")}
+    assert len(inodes) == 1
+
+
+@pytest.mark.slow
+def test_wheels_of_one_name_and_other_content_are_kept_apart(cli, tmp_path, other):
+    for name in ("one", "two"):
+        place = Path(agent(tmp_path / name, name, wheel=True))
+        write_wheel(place / "wheels", content=f"WHOSE = {name!r}\n")
+        (place / "agent.py").write_text("import tiny\ndef go():\n    return tiny.WHOSE\n")
+        cli.ok("install", "--yes", place)
+    cli.ok("bundle", "-o", tmp_path / "it.agentbundle")
+    other.ok("install", "--yes", tmp_path / "it.agentbundle")
+    assert [other.ok("run", name, "go").out for name in ("one", "two")] == ["one\n", "two\n"]
+
+
+@pytest.mark.slow
 def test_a_wheel_that_is_another_package_is_refused(cli, tmp_path, other):
     """The name of its file is right, and its digest; what is in it is not."""
     cli.ok("install", "--yes", agent(tmp_path / "tiny-agent", "hello", wheel=True))
@@ -420,6 +452,23 @@ def test_a_projects_bundle_gives_the_locked_set_without_a_network(cli, tmp_path,
     with open(elsewhere / "agents.lock", "a") as file:
         file.write("# edited\n")
     assert_refused(other("install", "--yes", made["path"], cwd=elsewhere), 2, "is not the lock")
+
+
+@pytest.mark.slow
+def test_a_wheel_that_the_lock_does_not_have_is_not_slipped_in(cli, tmp_path, monkeypatch, fresh):
+    monkeypatch.chdir(tmp_path)
+    agent(tmp_path / "agents" / "hello", "hello", wheel=True)
+    cli.ok("add", "--yes", "./agents/hello")
+    cli.ok("bundle", "-o", "it.agentbundle")
+    file = Tampered(tmp_path / "it.agentbundle")
+    (inside,) = file.manifest["agents"][0]["wheels"]
+    write_wheel(tmp_path / "evil", "tiny", content="raise SystemExit('evil')\n")
+    file.put(inside, (tmp_path / "evil" / "tiny-1.0-py3-none-any.whl").read_bytes())
+    path = file.write(tmp_path / "evil.agentbundle")
+    fresh()
+    assert_refused(cli("install", "--yes", path), 5, "agents.lock has no hash of tiny==1.0", "--force --yes")
+    cli.ok("install", "--yes", "it.agentbundle")
+    assert cli.ok("run", "hello", "go").out == "hello\n"
 
 
 def test_a_project_has_to_be_synced(cli, tmp_path, monkeypatch):
