@@ -224,10 +224,10 @@ def read_settings_file(path: str) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             values = tomllib.load(file)
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidInputError(f"{path} is not valid TOML: {error}") from None
     except OSError as error:
         raise InvalidInputError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # also a number with more digits than Python reads
+        raise InvalidInputError(f"{path} is not valid TOML: {error}") from None
     for name in values:
         check_setting_name(name, path)
     return values

@@ -122,10 +122,10 @@ def inherited(plan: Plan) -> list[str]:
     return [*lines, f"  gets           what you granted that one: {plain(', '.join(given))}"] if given else lines
 
 
-def plain(text: str) -> str:
+def plain(text: str, longest: int = _LONGEST) -> str:
     """A stranger's text on one line, without what acts on a terminal, hides, or turns the direction of reading."""
     text = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def prepare_uninstalled(runtime: AgentRuntime, text: str, options: Any, output: Output) -> LocatedAgent:

@@ -191,13 +191,15 @@ def _ask(
     yes = getattr(arguments, "yes", False)
     if yes and output.quiet:
         return
-    from agenthub.cli.consent import describe
+    from agenthub.cli.consent import describe, plain
 
     with progress.paused():
         for label, tree in agents:
             origin = tree.fetched.source["kind"] + (f" {tree.fetched.commit[:12]}" if tree.fetched.commit else "")
             for line in describe(tree.manifest, f"{label}, {origin}", runtime):
                 output.note(line)
+            if tree.packages:
+                output.note(f"  agents.lock    {plain(', '.join(tree.packages), longest=1000)}")
         if not yes:
             what = agents[0][0] if len(agents) == 1 else f"these {len(agents)} agents"
             output.confirm(f"Install {what} for this project?", "--yes")

@@ -18,12 +18,12 @@ from agenthub.packages.project_links import (
     project_home,
     project_links,
 )
-from agenthub.projects.files import read_bytes
+from agenthub.projects.files import open_regular, read_bytes
 from agenthub.values import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 
 class Stamp(NamedTuple):
@@ -94,20 +94,31 @@ class ProjectHome:
 
     def agreed(self) -> dict[str, str]:
         """The content that the user agreed to, by agent; asked for before it is in the store."""
+        return self._consents("agents")
+
+    def agreed_packages(self) -> dict[str, str]:
+        """`LockedAgent.environment_key` of the packages that the user agreed to, by agent."""
+        return self._consents("packages")
+
+    def add_agreed(self, contents: Mapping[str, str] = {}, *, packages: Mapping[str, str] = {}) -> None:
+        """Remembers digests that the user agreed to, and keys of packages, by agent."""
+        from agenthub.packages.staging import new_staging
+
+        before = {"agents": self.agreed(), "packages": self.agreed_packages()}
+        after = {"agents": {**before["agents"], **contents}, "packages": {**before["packages"], **packages}}
+        if after == before:
+            return
+        with new_staging(self.paths) as staging:
+            value = {"schema_version": SCHEMA_VERSION, **after}
+            write_json(os.path.join(self.place, "consents.json"), value, staging.path, mode=0o600)
+
+    def _consents(self, kind: str) -> dict[str, str]:
         try:
             values = read_json(os.path.join(self.place, "consents.json"), "remove it: you are asked again")
         except FileNotFoundError:
             return {}
-        agents = values.get("agents")
-        return agents if isinstance(agents, dict) else {}
-
-    def add_agreed(self, contents: dict[str, str]) -> None:
-        """Remembers digests that the user agreed to, by agent."""
-        from agenthub.packages.staging import new_staging
-
-        with new_staging(self.paths) as staging:
-            value = {"schema_version": SCHEMA_VERSION, "agents": {**self.agreed(), **contents}}
-            write_json(os.path.join(self.place, "consents.json"), value, staging.path, mode=0o600)
+        found = values.get(kind)
+        return found if isinstance(found, dict) else {}
 
     def write_stamp(self, stamp: Stamp) -> None:
         """Remembers what the machine was made from."""
@@ -180,7 +191,7 @@ def content_digest(project: str, path: str) -> str:
     import hashlib
 
     try:
-        with open(whole, "rb") as file:
+        with open_regular(whole) as file:
             return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
     except OSError:
         return ""

@@ -97,8 +97,14 @@ class Machine:
         return [(owner, name) for owner, name, _ in self.home.links() if (owner, name) not in named]
 
     def was_seen(self, locked: LockedAgent) -> bool:
-        """Whether this content of this agent is or was in the store: then the user agreed to it."""
-        return any(record.digest == locked.digest for _, record in self._versions(locked))
+        """Whether this content of this agent, with these packages, is in the store: then the user agreed to it.
+
+        A lock comes with the repository, and may name other packages than the agent declares.
+        """
+        return any(
+            record.digest == locked.digest and (record.locked == locked.environment_key() or _has_all(record, locked))
+            for _, record in self._versions(locked)
+        )
 
     def install(self, states: Sequence[State], trees: Trees, say: Say, done: Callable[[str], None]) -> list[Synced]:
         """Makes what is missing, side by side; each agent is afterwards the old one or the new one, whole.
@@ -231,3 +237,9 @@ class Machine:
             if record.locked and self.store.remove_version(directory):
                 leaf = os.path.basename(directory)
                 remove_tree(self.store.paths.workers_of(record.owner, record.name, leaf))
+
+
+def _has_all(record: InstallRecord, locked: LockedAgent) -> bool:
+    """Whether a version's environment has each package that a lock names, but for those in the agent itself."""
+    have = {f"{package['name']}=={package['version']}" for package in record.dependencies}
+    return have.issuperset(locked.foreign_packages())

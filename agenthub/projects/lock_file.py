@@ -12,7 +12,7 @@ from agenthub.packages.names import is_name
 from agenthub.packages.project_links import LOCK_FILE
 from agenthub.projects.conflicts import refuse_conflicts
 from agenthub.projects.files import read_bytes
-from agenthub.projects.project_file import Wanted
+from agenthub.projects.project_file import Wanted, check_python
 from agenthub.runtime.environments.pins import Pin, format_pins, parse_pins
 
 TYPE_CHECKING = False
@@ -64,6 +64,10 @@ class LockedAgent(NamedTuple):
         text = json.dumps([self.python, format_pins(self.pins)])
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
+    def foreign_packages(self) -> tuple[str, ...]:
+        """The packages that are not in the agent's own content: `name==version`, or `name @ URL`."""
+        return tuple(pin.label for pin in self.pins if not pin.requirement.startswith("./"))
+
 
 class Lock(NamedTuple):
     """A lock: the Python that the project asked for, and its agents by owner and name."""
@@ -95,7 +99,7 @@ def parse_lock(data: bytes, path: str) -> Lock:
         text = data.decode()
         refuse_conflicts(text, path)
         values = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a number with more digits than Python reads
         raise InvalidInputError(f"{path} is damaged: {error}", suggestion="restore it, or: agenthub lock") from None
     version, python, blocks = values.get("schema_version"), values.get("python", ""), values.get("agent", [])
     if isinstance(version, int) and version > SCHEMA_VERSION:
@@ -106,6 +110,9 @@ def parse_lock(data: bytes, path: str) -> Lock:
     if version != SCHEMA_VERSION or not isinstance(python, str) or not isinstance(blocks, list):
         raise _damaged(path, "it is not a lock")
     agents = [_agent(block, path) for block in blocks]
+    for label, request in [("python", python), *((f"python of {one.label}", one.python) for one in agents)]:
+        if request:
+            check_python(request, path, label)
     names = [one.label for one in agents]
     if len(set(names)) != len(names):
         raise _damaged(path, f"{next(name for name in names if names.count(name) > 1)} is in it twice")

@@ -129,7 +129,7 @@ def _has_dependencies(environments: EnvironmentManager, tree: Tree) -> bool:
 
 def _unlocked(job: Job) -> LockedAgent:
     """All that is fixed of an agent but its packages."""
-    wanted, (_, fetched, manifest) = job.wanted, job.tree
+    wanted, (_, fetched, manifest, _) = job.wanted, job.tree
     return LockedAgent(
         wanted.owner,
         wanted.name,
@@ -150,7 +150,7 @@ def lock_one(job: Job, python: str, environments: EnvironmentManager, say: Say) 
     Raises:
         EnvironmentError: they cannot be resolved, or only its own commands say what they are.
     """
-    directory, _, manifest = job.tree
+    directory, _, manifest, _ = job.tree
     label = job.wanted.label
     if manifest.commands and environments.dependency_source(directory, manifest).kind == "none":
         raise EnvironmentError(

@@ -226,6 +226,9 @@ class ProjectManager:
             project, before, trees, self._environments, self._ask, upgrade=upgrade, say=self.listener.say
         )
         lock = Lock(project.python, agents)
+        # Packages that were resolved just now are what agents declare, to which the user agreed; kept ones are not.
+        kept = {one.pins for one in before.agents} if before else set()
+        self.home.add_agreed(packages={one.label: one.environment_key() for one in agents if one.pins not in kept})
         return lock, _changes(before, lock)
 
     def _write_lock(self, lock: Lock) -> None:
@@ -257,15 +260,23 @@ class ProjectManager:
         missing = [state.locked for state in todo if state.directory is None]
         labels = [locked.label for locked in missing]
         fetched = in_parallel([partial(trees.locked, locked) for locked in missing], labels)
-        seen = {locked.label for locked in missing if self._machine.was_seen(locked)}
-        self._ask([(label, tree) for label, tree in zip(labels, fetched, strict=True) if label not in seen])
+        agreed = self.home.agreed_packages() if missing else {}
+        new = []
+        for locked, tree in zip(missing, fetched, strict=True):
+            if self._machine.was_seen(locked):
+                continue
+            packages = locked.foreign_packages()
+            known = not packages or agreed.get(locked.label) == locked.environment_key()
+            new.append((locked.label, tree if known else tree._replace(packages=packages)))
+        self._ask(new)
+        self.home.add_agreed(packages={one.label: one.environment_key() for one in missing})
         for tree in fetched:
             if tree.fetched.accepted is not None:
                 tree.fetched.accepted()
 
     def _ask(self, agents: Sequence[tuple[str, Tree]]) -> None:
         agreed = self.home.agreed() if agents else {}
-        new = [(label, tree) for label, tree in agents if agreed.get(label) != tree.fetched.digest]
+        new = [(label, tree) for label, tree in agents if tree.packages or agreed.get(label) != tree.fetched.digest]
         if new:
             self.listener.consent(new)
             self.home.add_agreed({label: tree.fetched.digest for label, tree in new})

@@ -72,7 +72,7 @@ def parse_project(directory: str, data: bytes) -> Project:
         text = data.decode()
         refuse_conflicts(text, path)
         values = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a number with more digits than Python reads
         raise InvalidInputError(f"{path} is not valid TOML: {error}") from None
     _refuse_unknown(values, {"project", "agents"}, path, "")
     project, agents = values.get("project", {}), values.get("agents", {})
@@ -83,7 +83,7 @@ def parse_project(directory: str, data: bytes) -> Project:
     if not isinstance(python, str):
         raise InvalidInputError(f'{path}: project.python is a text, such as ">=3.12"')
     if python:
-        _check_python(python, path)
+        check_python(python, path, "project.python")
     wanted = [_wanted(directory, key, entry, path) for key, entry in agents.items()]
     return Project(directory, python.strip(), tuple(sorted(wanted, key=lambda one: (one.owner, one.name))))
 
@@ -96,11 +96,12 @@ def _refuse_unknown(values: dict[str, Any], known: set[str], path: str, prefix: 
             )
 
 
-def _check_python(python: str, path: str) -> None:
+def check_python(python: str, path: str, what: str) -> None:
+    """Raises InvalidInputError where `python` is not a range of versions: a program of whoever wrote `path`, say."""
     from agenthub.runtime.environments.interpreters import matcher
 
     if os.sep in python:
-        raise InvalidInputError(f"{path}: project.python is a version or a range, and no program of this machine")
+        raise InvalidInputError(f"{path}: {what} is a version or a range, and no program of this machine")
     try:
         matcher(python)
     except InvalidInputError as error:

@@ -29,11 +29,15 @@ if TYPE_CHECKING:
 
 
 class Tree(NamedTuple):
-    """An agent's content in a directory of ours, which may be moved away."""
+    """An agent's content in a directory of ours, which may be moved away.
+
+    `packages` are those that a lock adds to it, and that may be others than it declares.
+    """
 
     directory: str
     fetched: Fetched
     manifest: AgentManifest
+    packages: tuple[str, ...] = ()
 
 
 class Trees:

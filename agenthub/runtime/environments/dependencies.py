@@ -94,10 +94,19 @@ def _read_toml(path: str) -> dict[str, Any]:
 
 
 def python_request(agent_dir: str, manifest: AgentManifest | None, source: Dependencies) -> str:
-    """The range of Python versions that manifest and project file ask for together; "" where neither does."""
+    """The range of Python versions that manifest and project file ask for together; "" where neither does.
+
+    Raises:
+        InvalidManifestError: the project file names a program in place of versions.
+    """
     ranges = [manifest.python_version] if manifest and manifest.python_version else []
     if source.kind in (LOCK, PROJECT):
         declared = read_project(agent_dir).get("project", {}).get("requires-python", "")
+        if os.sep in str(declared):  # it would be started, before anybody was asked
+            raise InvalidManifestError(
+                f"{PROJECT}: requires-python is a range of versions, and {declared!r} is none",
+                suggestion="write for example >=3.11",
+            )
         if isinstance(declared, str) and declared.strip() and declared.strip() not in ranges:
             ranges.append(declared.strip())
     return ",".join(ranges)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from agenthub.manifest import AgentManifest
 
 _WOULD_INSTALL = re.compile(r" \+ ([A-Za-z0-9][A-Za-z0-9._-]*)==([^\s()]+).*")
+_HARMLESS = re.compile(r"[A-Za-z0-9#]|$|(?:-i|--index-url|--extra-index-url|--no-index|--hash)[\s=]", re.ASCII)
 _PATIENCE = 120.0  # seconds
 
 
@@ -73,6 +74,8 @@ def preview(
         if known is None:
             return None
         found.update(known)
+    if source.kind == REQUIREMENTS and not _names_packages_only(os.path.join(agent_dir, REQUIREMENTS)):
+        return None
     files = ["--requirements", source.kind] if source.kind in (PROJECT, REQUIREMENTS) else []
     wanted = [*files, *(["--", *requirements] if requirements else [])]
     if wanted:
@@ -83,6 +86,20 @@ def preview(
             return None
         found.update(known)
     return sorted(found.items())
+
+
+def _names_packages_only(path: str) -> bool:
+    """Whether a requirements file has nothing but packages and their indexes.
+
+    What is editable is built by uv also where nothing may be, and other files may have more of it.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+    except (OSError, UnicodeDecodeError):
+        return False
+    lines = (line.strip() for line in re.split(r"[\r\n]", text))
+    return all(_HARMLESS.match(line) for line in lines)
 
 
 def _would_install(
