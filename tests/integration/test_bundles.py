@@ -381,6 +381,18 @@ def test_every_byte_counts(cli, tmp_path, bundle, fresh):
 
 
 @pytest.mark.slow
+def test_a_broken_environment_is_made_anew_from_the_bundle(cli, tmp_path, other):
+    cli.ok("install", "--yes", agent(tmp_path / "tiny-agent", "hello", wheel=True))
+    cli.ok("bundle", "tiny-agent", "-o", tmp_path / "it.agentbundle")
+    other.ok("install", "--yes", tmp_path / "it.agentbundle")
+    (python,) = other.home.glob("versions/local/tiny-agent/*/venv/bin/python")
+    python.unlink()
+    assert other("run", "tiny-agent", "go").code != 0
+    other.ok("install", "--yes", tmp_path / "it.agentbundle")
+    assert other.ok("run", "tiny-agent", "go").out == "hello\n"
+
+
+@pytest.mark.slow
 def test_without_uv_it_is_the_same(cli, tmp_path, other):
     cli.ok("install", "--yes", agent(tmp_path / "tiny-agent", "hello", wheel=True))
     cli.ok("bundle", "tiny-agent", "-o", tmp_path / "it.agentbundle")
