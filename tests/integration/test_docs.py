@@ -45,7 +45,12 @@ def steps(page: str) -> list[Step]:
     return found
 
 
-@pytest.mark.parametrize("page", PAGES)
+_DAILY = ("README.md", "docs/tutorial.md", "docs/how-to/install.md")
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=() if page in _DAILY else pytest.mark.slow) for page in PAGES]
+)
 def test_the_commands_of_a_page_do_what_it_says(page: str, tmp_path: Path) -> None:
     if shutil.which("node") is None and "text-tools" in (ROOT / page).read_text(encoding="utf-8"):
         pytest.skip("there is no node, which the text-tools agent runs on")

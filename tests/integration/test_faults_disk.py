@@ -78,6 +78,7 @@ def test_the_earlier_version_outlives_a_full_disk(small, tmp_path, kind):
     assert small.ok("run", "probe", "which") == "old\n"
 
 
+@pytest.mark.slow
 def test_no_space_at_any_point_of_an_install(small, tmp_path):
     """From no room at all to just enough: each failure says so, and leaves the old agent as it was."""
     small.install(write_agent(tmp_path / "old", "old"))

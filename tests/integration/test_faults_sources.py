@@ -141,6 +141,7 @@ def test_an_unreadable_file(hub, tmp_path):
     nothing_happened(hub)
 
 
+@pytest.mark.slow
 def test_many_files(hub, tmp_path):
     source = write_agent(tmp_path / "a")
     for folder in range(50):

@@ -304,7 +304,7 @@ def test_https(hub, server, remote):
     assert source["location"] == f"{server.url}/smart/somebody/probe.git"
 
 
-@pytest.mark.parametrize("kind", ["smart", "dumb"])
+@pytest.mark.parametrize("kind", ["smart", pytest.param("dumb", marks=pytest.mark.slow)])
 def test_https_with_refs(hub, server, remote, kind):
     url = f"git+{server.url}/{kind}/somebody/probe.git"
     cases = {
@@ -328,7 +328,7 @@ def test_https_with_a_subdirectory(hub, server, remote):
     assert (source["subdirectory"], source["commit"]) == ("agents/inner", remote.first)
 
 
-@pytest.mark.parametrize("kind", ["smart", "dumb"])
+@pytest.mark.parametrize("kind", ["smart", pytest.param("dumb", marks=pytest.mark.slow)])
 def test_https_and_what_is_not_there(hub, server, kind):
     url = f"git+{server.url}/{kind}/somebody/probe.git"
     hub.fails(4, "install", "--yes", f"{url}@v1.1", says=("probe.git", "'v1.1'", "did you mean 'v1.0'?"))
@@ -363,6 +363,7 @@ def test_https_with_a_certificate_nobody_vouches_for(hub, server):
     assert server.requests == []
 
 
+@pytest.mark.slow
 def test_https_moved_to_another_host(hub, server, remote, certificate):
     """Followed, as git does for a repository that was renamed; the password stays with whom it was meant for."""
     with serving(remote, certificate[1]) as other:
@@ -375,6 +376,7 @@ def test_https_moved_to_another_host(hub, server, remote, certificate):
         assert {authorization for *_, authorization in other.requests} == {None}
 
 
+@pytest.mark.slow
 def test_https_moved_to_where_nobody_may_listen(hub, server, remote):
     with serving(remote) as plain:
         server.moved["plain"] = f"http://127.0.0.1:{plain.server_port}/smart"

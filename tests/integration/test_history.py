@@ -283,6 +283,7 @@ def test_a_run_that_said_nothing(home, cli):
     assert "logged nothing" in finished.err
 
 
+@pytest.mark.slow
 def test_a_long_log_is_bounded(home, cli):
     cli.ok("-q", "run", "probe", "chatter", "--lines", "120000")
     run = listed(cli)[0]["run_id"]
@@ -639,6 +640,7 @@ def test_what_listeners_hear_is_what_is_kept(home, cli):
     assert cli.ok("logs", listed(cli)[0]["run_id"]).out.splitlines() == heard
 
 
+@pytest.mark.slow
 def test_doctor_looks_at_the_history(home, cli):
     def found(*words):
         checks = cli("doctor", "--json", *words).json["checks"]

@@ -215,6 +215,7 @@ def test_its_installation_commands_are_not_run_and_that_is_said(source, cli):
     assert "not run" in cli.ok("install", "--yes", "-v", source).err
 
 
+@pytest.mark.slow
 def test_key_and_address_given_by_env(old, server, monkeypatch):
     words = ["--env", f"OPENAI_API_KEY={KEY}", "--env", f"OPENAI_BASE_URL={server.url}"]
     finished = old.ok("run", *words, "rhyme-agent", "rhyme", "--word", "moon")
@@ -249,6 +250,7 @@ def test_without_a_key_here_there_is_nothing_to_note(old):
     assert "note:" not in old.ok("run", "rhyme-agent", "rhyme", "--word", "moon").err
 
 
+@pytest.mark.slow
 def test_a_grant_is_remembered(own_store, server, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
@@ -262,6 +264,7 @@ def test_a_grant_is_remembered(own_store, server, monkeypatch):
     assert own_store.ok("run", "rhyme-agent", "rhyme", "--word", "sun").out.startswith("The service is unavailable")
 
 
+@pytest.mark.slow
 def test_consent_on_the_terminal_is_asked_once(own_store, server, tmp_path):
     env = {**os.environ, "OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": server.url}
     words = ("run", "rhyme-agent", "rhyme", "--word", "tree")

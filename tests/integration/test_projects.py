@@ -326,6 +326,7 @@ def test_prune_takes_what_the_lock_does_not_name(cli, project):
     assert cli.ok("sync", "--prune", "--json").json["pruned"] == []
 
 
+@pytest.mark.slow
 def test_a_sync_mends_what_is_broken(cli, project):
     agent(project / "one", 1, name="one", wheel=True)
     path = cli.ok("add", "--yes", "--json", "./one").json["agents"][0]["path"]

@@ -83,7 +83,14 @@ def test_the_profile_of_a_table(run, tmp_path):
     assert (age["name"], age["nulls"], age["min"], age["max"], age["mean"]) == ("age", 1, 30, 40, 35)
 
 
-@pytest.mark.parametrize("words", [[], ["--kind", "bar", "--aggregate", "mean"], ["--kind", "scatter"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        pytest.param(["--kind", "bar", "--aggregate", "mean"], marks=pytest.mark.slow),
+        pytest.param(["--kind", "scatter"], marks=pytest.mark.slow),
+    ],
+)
 def test_a_chart_is_a_png(run, words):
     finished = run("data-analyst", "plot", "--file", SALES, "--x", "month", "--y", "amount", *words)
     assert finished.code == 0, finished.err
@@ -189,6 +196,7 @@ def writer(run, server):
     return lambda *words, options=(): run("llm-writer", *words, options=[*allowed, *options])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "asked", "instructed"),
     [
@@ -206,6 +214,7 @@ def test_each_method_asks_the_endpoint(writer, server, tmp_path, words, asked, i
     assert instructed in body["messages"][0]["content"]
 
 
+@pytest.mark.slow
 def test_the_model_of_the_environment(writer, server, monkeypatch):
     monkeypatch.setenv("OPENAI_MODEL", "mine")
     assert writer("write", "--prompt", "x").code == 0
@@ -216,6 +225,7 @@ def test_without_a_key_nothing_starts(run):
     assert_refused(run("llm-writer", "write", "--prompt", "x"), 2, "llm-writer", "OPENAI_API_KEY", "--env")
 
 
+@pytest.mark.slow
 def test_a_refused_key_is_an_error(writer):
     options = ["--env", "OPENAI_API_KEY=wrong"]
     assert_refused(writer("write", "--prompt", "x", options=options), 1, "llm-writer", "refused the key")
@@ -273,6 +283,7 @@ def test_an_agent_in_another_language_needs_no_python(run, cli, home, monkeypatc
 # the two commands of the README ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_demo(tmp_path):
     env = {**os.environ, "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
     done = subprocess.run(
