@@ -7,11 +7,13 @@ not itself.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import socket
 import stat
 import threading
+import time
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
@@ -34,7 +36,8 @@ if TYPE_CHECKING:
 
 MAX_UPLOAD = 256 * MB
 _MOST_CONNECTIONS = 64
-_TIMEOUT = 30.0  # seconds for which a client may be silent
+_TIMEOUT = 30.0  # seconds for which a client may be silent, and in which it has to say what it wants
+_SLOWEST = 16 * 1024  # bytes a second that a client takes
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 _MUCH = 8 * MB  # bytes of a refused upload that are still read, so that its sender reads the refusal
@@ -77,7 +80,7 @@ class IndexServer(ThreadingHTTPServer):
         self._host = host
         self._free = threading.Semaphore(_MOST_CONNECTIONS)
         self._lock = threading.Lock()
-        self._live: set[socket.socket] = set()
+        self._live: dict[socket.socket, float] = {}  # connections, and when each has to have got on
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         self.address_family = family
         super().__init__(address[:2], IndexRequest)  # type: ignore[arg-type]
@@ -104,20 +107,38 @@ class IndexServer(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """A thread for each connection, up to a number."""
-        if not self._free.acquire(timeout=_TIMEOUT):
-            self.shutdown_request(request)
-            return
+        begun = time.monotonic()
+        while not self._free.acquire(timeout=0.2):
+            self.service_actions()
+            if time.monotonic() - begun > 2 * _TIMEOUT:
+                self.shutdown_request(request)
+                return
         super().process_request(request, client_address)
+
+    def service_actions(self) -> None:
+        """Ends connections that are late: a byte now and then would keep others out for ever."""
+        now = time.monotonic()
+        with self._lock:
+            late = [connection for connection, deadline in self._live.items() if deadline < now]
+        for connection in late:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def allow(self, connection: socket.socket, seconds: float) -> None:
+        """Gives a connection time for what it does now."""
+        with self._lock:
+            if connection in self._live:
+                self._live[connection] = time.monotonic() + seconds
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Runs in the connection's thread."""
         with self._lock:
-            self._live.add(request)
+            self._live[request] = time.monotonic() + _TIMEOUT
         try:
             super().process_request_thread(request, client_address)
         finally:
             with self._lock:
-                self._live.discard(request)
+                self._live.pop(request, None)
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -137,6 +158,24 @@ class IndexRequest(BaseHTTPRequestHandler):
     timeout = _TIMEOUT
     disable_nagle_algorithm = True
 
+    def handle_one_request(self) -> None:
+        """Waits for a request, and answers it."""
+        self.server.allow(self.connection, _TIMEOUT)
+        super().handle_one_request()
+
+    def parse_request(self) -> bool:
+        """Refuses what a proxy may understand in another way: then one request would be two (request smuggling)."""
+        if not super().parse_request():
+            return False
+        lengths = self.headers.get_all("Content-Length", [])
+        if self.headers.defects or len(lengths) > 1:
+            self.close_connection = True
+            self.answer_error(400, "the headers of this request can be read in two ways")
+            return False
+        if self.command not in ("PUT", "PATCH") and (lengths or "Transfer-Encoding" in self.headers):
+            self.close_connection = True  # what follows is not read, and is no request
+        return True
+
     # reading -----------------------------------------------------------------------------------------------------
 
     def do_GET(self) -> None:
@@ -153,7 +192,7 @@ class IndexRequest(BaseHTTPRequestHandler):
 
     def _send_file(self, place: str) -> None:
         try:
-            file = open(os.open(self.server.index.path(place), _OPEN), "rb")  # noqa: SIM115
+            file = open(_descriptor(self.server.index.root, place), "rb")  # noqa: SIM115
         except OSError:
             return self.answer_error(404, "there is no such file in this index")
         with file:
@@ -183,6 +222,7 @@ class IndexRequest(BaseHTTPRequestHandler):
         self.answer(code, {**headers, "Content-Length": str(end - start)})
         if self.command != "HEAD" and end > start:
             self.wfile.flush()
+            self.server.allow(self.connection, _TIMEOUT + (end - start) / _SLOWEST)
             if self.connection.sendfile(file, start, end - start) != end - start:
                 self.close_connection = True  # the file became shorter: the client must see that something is missing
 
@@ -220,6 +260,7 @@ class IndexRequest(BaseHTTPRequestHandler):
             return self.refuse_upload(401, "publishing to this index takes a token")
         if place is None:
             return self.refuse_upload(404, "a release is published at files/OWNER/NAME/NAME-VERSION.agent")
+        self.server.allow(self.connection, math.inf)  # who has a token is believed, and uploads have a limit of theirs
         try:
             code, document = receive(self, place, publisher)
         except AgentRuntimeError as error:
@@ -236,6 +277,7 @@ class IndexRequest(BaseHTTPRequestHandler):
         self.close_connection = True
         self.answer_error(code, message, error)
         left = min(_MUCH, self.content_length() or 0)
+        self.server.allow(self.connection, _TIMEOUT)
         self.connection.settimeout(2.0)
         try:
             while left > 0 and (data := self.rfile.read1(min(left, 1 << 16))):
@@ -320,6 +362,24 @@ def status_of(error: AgentRuntimeError) -> int:
     if isinstance(error, InstallError) and isinstance(cause, OSError):
         return 507 if cause.errno in (errno.ENOSPC, errno.EDQUOT) else 403
     return 422 if isinstance(error, InstallError) else error.http_status
+
+
+def _descriptor(root: str, place: str) -> int:
+    """Opens a file of an index, and follows no link on the way: one may lead out of it.
+
+    Raises:
+        OSError: it is not there.
+    """
+    *folders, name = place.split("/")
+    folder = os.open(root, _OPEN | os.O_DIRECTORY)
+    try:
+        for each in folders:
+            inner = os.open(each, _OPEN | os.O_DIRECTORY, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        return os.open(name, _OPEN, dir_fd=folder)
+    finally:
+        os.close(folder)
 
 
 def _names_tag(header: str | None, tag: str) -> bool:
