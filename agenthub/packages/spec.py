@@ -14,7 +14,8 @@ LOCAL_OWNER = "local"
 
 _SPELLINGS = "write ./DIRECTORY, FILE.zip, FILE.tar.gz, git+URL[@REF][#subdirectory=DIR] or owner/name[@VERSION]"
 _INDEX = re.compile(
-    r"([a-z0-9][a-z0-9._-]*)/([a-z0-9][a-z0-9._-]*)(?:@([0-9A-Za-z.+!_*<>=~, -]{1,200}))?", re.IGNORECASE | re.ASCII
+    r"([a-z0-9][a-z0-9._-]*)/([a-z0-9][a-z0-9._-]*)(?:(?:@|(?=[<>=~!]))([0-9A-Za-z.+!_*<>=~, -]{1,200}))?",
+    re.IGNORECASE | re.ASCII,
 )
 _SCP = re.compile(r"(?:[\w.][\w.-]*@)?([\w.][\w.-]*):(?![/:]{2})(.+)")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/]*)(/.*)?", re.DOTALL)

@@ -76,6 +76,8 @@ def test_git(here, text, location, ref, subdirectory, owner):
         ("O/N", "o/n", None),
         ("owner/name@latest", "owner/name", "latest"),
         ("owner/name@>=1,<2", "owner/name", ">=1,<2"),
+        ("owner/name>=1,<2", "owner/name", ">=1,<2"),
+        ("owner/name==1.0", "owner/name", "==1.0"),
         ("owner/name@ >=1, !=1.5.* ", "owner/name", ">=1, !=1.5.*"),
         ("owner/name@1!2.0+local-1", "owner/name", "1!2.0+local-1"),
     ],
