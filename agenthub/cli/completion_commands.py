@@ -114,7 +114,7 @@ def _at(name: str, place: str, words: list[str], current: str) -> Iterable[str]:
         return agent.manifest.methods if agent is not None else ()
     if name in ("grant", "revoke") and place == "values":
         return _grantable(words[1])
-    if (name, place) == ("install", "specs"):
+    if (name, place) in (("install", "specs"), ("add", "specs"), ("yank", "agent"), ("deprecate", "agent")):
         return _published(current)
     if "@" in current and (name, place) in (("use", "agent"), ("upgrade", "agents")):
         return _versions(current.partition("@")[0])
@@ -166,6 +166,18 @@ def _published(current: str) -> list[str]:
     from agenthub.indexes.search import known_agents
 
     return known_agents(IndexClient(Settings({"offline": True})), current) if current else []
+
+
+def _wanted() -> list[str]:
+    """The agents that the project at hand names."""
+    from agenthub.packages.project_links import find_project
+    from agenthub.projects.project_file import read_project
+
+    directory = find_project()
+    if directory is None:
+        return []
+    agents = read_project(directory).agents
+    return sorted({name for agent in agents for name in (agent.label, agent.name)})
 
 
 def _of_indexes(words: list[str]) -> list[str]:
@@ -247,6 +259,7 @@ _PLACES: dict[tuple[str, str], Callable[[], list[str]]] = {
         (command, "agents"): _agents
         for command in ("uninstall", "verify", "audit", "upgrade", "outdated", "pin", "unpin", "bundle")
     },
+    ("remove", "agents"): _wanted,
     ("trust", "words"): _trust_words,
     ("config", "name"): _settings,
     **{(command, "run"): _runs for command in ("logs", "rerun")},

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from index_support import TestIndex
 
 from tests.support import install_into, method, write_agent
 
@@ -92,6 +93,22 @@ def complete(shared, cli, monkeypatch):
 )
 def test_candidates(complete, words, offered):
     assert sorted(complete(*words)) == offered
+
+
+def test_what_a_project_names_is_offered_for_removal(complete, monkeypatch, tmp_path):
+    (tmp_path / "agents.toml").write_text('[agents]\n"acme/helper" = ">=1"\n')
+    monkeypatch.chdir(tmp_path)
+    assert complete("remove", "") == ["acme/helper", "helper"]
+
+
+def test_published_agents_are_offered_to_whoever_takes_them_back(complete, cli, monkeypatch, tmp_path):
+    index = TestIndex(tmp_path / "index")
+    index.publish("acme/helper")
+    monkeypatch.setenv("AGENTHUB_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("AGENTHUB_INDEX", index.file_url)
+    cli.ok("search", "helper")
+    for words in (["install"], ["add"], ["yank"], ["deprecate"]):
+        assert complete(*words, "acme/h") == ["acme/helper"], words
 
 
 def test_all_commands_are_offered_and_the_hidden_one_is_not(complete):
