@@ -49,7 +49,9 @@ SCRIPT = """\
 import json, sys
 {imports}
 request = json.loads(sys.argv[1])
-print(json.dumps({{"result": request["method"]}}))
+with open("/proc/self/smaps_rollup") as file:
+    own = sum(int(line.split()[1]) for line in file if line.startswith("Private_Dirty"))
+print(json.dumps({{"result": own}}))
 """
 
 

@@ -55,6 +55,9 @@ def warm_rows(env: Mapping[str, str], tool: Callable[[], float], scripts: Mappin
             )
             memory = loaded.memory() / MB
             rows.append(Row(f"memory of {agent} loaded and idle (published)", f"{memory:.0f} MB", "-", 0, 1))
+            done = subprocess.run([AGENTHUB, "run", agent, "go"], env=env, capture_output=True, check=True)
+            added = int(done.stdout) / 1024
+            rows.append(Row(f"memory that a fork of {agent} adds to it (published)", f"{added:.1f} MB", "-", 0, 1))
     return [*rows, *_from_python(env)]
 
 
