@@ -174,10 +174,8 @@ def _index(arguments: argparse.Namespace, settings: Settings) -> IndexSource:
     from agenthub.indexes.configured import index_url, read_indexes
 
     text = arguments.index or str(settings["index"])
-    if not text or len(text.split()) > 1:
-        raise InvalidInputError(
-            "which index?" if not text else f"several indexes are set: {text}", suggestion="name one with --index URL"
-        )
+    if not text:
+        raise InvalidInputError("which index?", suggestion="name one with --index URL")
     known = {source.name for source in read_indexes(settings.paths)}
     if text not in known and "://" not in text and (os.sep in text or os.path.isdir(text)):
         text = index_url(os.path.abspath(os.path.expanduser(text)))

@@ -21,7 +21,8 @@ class IndexClient:
 
     Args:
         settings: of the command.
-        extra: addresses, or names of configured indexes, that are asked first.
+        extra: addresses, or names of configured indexes, that are asked first. A project names them, and does not say
+            by that where an owner belongs outside of it.
         transport: the way to the files; None: as the settings say.
     """
 
@@ -30,6 +31,7 @@ class IndexClient:
         self.transport = transport or Transport.from_settings(settings)
         self.owners = Owners(settings.paths)
         self._named_now = len(extra) + bool(settings["index"])
+        self._extra = self.indexes[: len(extra)]
         self._sources: dict[str, IndexSource] = {}
         self._documents: dict[tuple[str, str], AgentDocument] = {}
         self._found: dict[tuple[str, str], bytes] = {}
@@ -90,6 +92,10 @@ class IndexClient:
         """A small file that belongs to a release, such as a signature; raises as `Transport.document`."""
         return self.transport.document(self.source(release.owner, release.name), file, limit)
 
+    def note(self, owner: str, source: IndexSource, name: str, serial: int) -> None:
+        """Notes where an owner was seen, and the serial of an agent's document; raises as `Owners.note`."""
+        self.owners.note(owner, source, name, serial, source.url, first=source not in self._extra)
+
     def _fetch(self, source: IndexSource, owner: str, name: str) -> AgentDocument:
         path = document_path(owner, name)
         before = self.transport.cached(source, path)
@@ -101,7 +107,7 @@ class IndexClient:
         if before is not None and before != data:
             _refuse_changed(before, document, source)
         try:
-            self.owners.note(owner, source, name, document.serial, source.url)
+            self.note(owner, source, name, document.serial)
         except PermissionDeniedError:
             if self.transport.offline:
                 raise
@@ -109,7 +115,7 @@ class IndexClient:
             self.transport.forget(source, path)
             data = self.transport.document(source, path, LARGEST_DOCUMENT)
             document = parse_agent_document(data, f"{source.url}/{path}", owner, name)
-            self.owners.note(owner, source, name, document.serial, source.url)
+            self.note(owner, source, name, document.serial)
         return document
 
     def _first_seen(self, owner: str, name: str) -> IndexSource:

@@ -86,6 +86,8 @@ def add_index(paths: Paths, name: str, address: str, owners: Sequence[str] = (),
         InvalidInputError: the name or the address cannot be one, or the name or an owner is taken.
         StoreError: it cannot be written.
     """
+    from agenthub.indexes.credentials import token_variable
+
     if not is_name(name):
         raise InvalidInputError(f"{name!r} cannot be the name of an index: use lower-case letters, digits and . _ -")
     source = IndexSource(name, index_url(address), tuple(sorted({check_name(owner, "owner") for owner in owners})))
@@ -97,6 +99,11 @@ def add_index(paths: Paths, name: str, address: str, owners: Sequence[str] = (),
                 )
             if other.url == source.url and other.name != name:
                 raise InvalidInputError(f"{other.url} is configured already, as {other.name}")
+            if other.name != name and token_variable(other) == token_variable(source):
+                raise InvalidInputError(
+                    f"the index {other.name} takes its token from {token_variable(other)}, and so would {name}",
+                    suggestion="give it a name that differs in more than dots and dashes",
+                )
             taken = set(other.owners) & set(source.owners) if other.name != name else set()
             if taken:
                 raise _owner_taken(min(taken), other)

@@ -10,20 +10,27 @@ from agenthub.keyrings import keyring_errors, usable_keyring
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from agenthub.indexes.configured import IndexSource
 
 _SERVICE = "agenthub-index"
 
 
-def authorization(source: IndexSource, environ: Mapping[str, str]) -> str | None:
+def authorization(source: IndexSource, environ: Mapping[str, str], configured: Sequence[IndexSource]) -> str | None:
     """The value of the header `Authorization`, from a variable or a `.netrc`; None where there is neither.
+
+    Args:
+        source: what it is for.
+        environ: has the variables.
+        configured: the user's indexes: the token of one of them is not for another whose host is called as it is.
 
     Raises:
         StoreError: the `.netrc` cannot be understood.
     """
-    token = environ.get(token_variable(source))
+    variable = token_variable(source)
+    others = {token_variable(other) for other in configured if other.url != source.url}
+    token = environ.get(variable) if variable not in others else None
     return _bearer(token) if token else _from_netrc(source, environ)
 
 

@@ -179,8 +179,11 @@ def _redirected(url: str, location: str) -> str:
     """
     from urllib.parse import urljoin
 
-    target = urljoin(url, location)
-    before, after = parse_url(url), parse_url(target)
+    try:
+        target = urljoin(url, location)
+        before, after = parse_url(url), parse_url(target)
+    except (ValueError, urllib3.exceptions.LocationParseError):
+        raise TransferError(f"it redirects to what is no address: {location[:80]!r}", again=False) from None
     same_host = before.host == after.host
     local = is_loopback(after.host or "")
     allowed = (

@@ -90,14 +90,16 @@ class Owners:
                 suggestion=f"if you mean it: agenthub index owner {owner} NAME",
             )
 
-    def note(self, owner: str, source: IndexSource, name: str, serial: int, where: str) -> None:
-        """Notes where an owner was seen, and how far an agent's document has come.
+    def note(self, owner: str, source: IndexSource, name: str, serial: int, where: str, *, first: bool = True) -> None:
+        """Notes where an owner was seen, and how far an agent's document has come; unless `first`, of known ones only.
 
         Raises:
-            PermissionDeniedError: a later state of the document was seen before.
+            PermissionDeniedError: a later state of the document was seen before, or the owner elsewhere meanwhile.
             StoreError: it cannot be written.
         """
         pin = self.pins().get(owner)
+        if pin is None and not first:
+            return
         if pin is not None and pin.url == source.url:
             seen = pin.serials.get(name, -1)
             if serial < seen:
@@ -111,6 +113,11 @@ class Owners:
 
         def change(owners: dict[str, Pin]) -> None:
             found = owners.get(owner)
+            if found is not None and found.url != source.url and owner not in source.owners:
+                raise PermissionDeniedError(
+                    f"{owner} was first seen at {found.url} a moment ago, and not at {source.url}",
+                    suggestion=f"if {owner} belongs there: agenthub index owner {owner} NAME",
+                )
             serials = found.serials if found is not None and found.url == source.url else {}
             owners[owner] = Pin(source.url, {**serials, name: max(serial, serials.get(name, serial))})
 

@@ -18,7 +18,7 @@ from agenthub.indexes.uploads import DIGEST, FORCE, LARGEST_HEADER, SIGNATURE, S
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Sequence
     from typing import BinaryIO
 
 _ATTEMPTS = 3
@@ -35,14 +35,13 @@ class RemoteIndex:
     Args:
         source: the index.
         timeout: seconds, as for `HttpClient`.
-        environ: where tokens are looked up.
+        configured: the user's indexes.
     """
 
-    def __init__(self, source: IndexSource, timeout: float, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, source: IndexSource, timeout: float, configured: Sequence[IndexSource]) -> None:
         self._source = source
         self._http = HttpClient(timeout)
-        self._environ = environ
-        self._authorization = authorization(source, environ)
+        self._authorization = authorization(source, os.environ, configured)
 
     def put(
         self, archive: str, place: str, digest: str, signatures: tuple[NewSignature, ...], *, force: bool

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from agenthub.config import Paths, Settings
 from agenthub.errors import AgentNotFoundError, AgentRuntimeError, InstallError, PermissionDeniedError
-from agenthub.indexes.configured import IndexSource
+from agenthub.indexes.configured import IndexSource, read_indexes
 from agenthub.indexes.credentials import authorization, keyring_authorization, token_variable
 from agenthub.indexes.document_cache import CachedDocument, DocumentCache
 
@@ -227,7 +227,7 @@ class Transport:
 
     def _authorization(self, source: IndexSource, *, ask_keyring: bool) -> str | None:
         if source.url not in self._authorizations:
-            self._authorizations[source.url] = authorization(source, os.environ)
+            self._authorizations[source.url] = authorization(source, os.environ, read_indexes(self._paths))
         if ask_keyring and self._authorizations[source.url] is None:
             self._authorizations[source.url] = keyring_authorization(source)
         return self._authorizations[source.url]

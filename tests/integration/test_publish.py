@@ -548,3 +548,11 @@ def test_an_agent_without_python_code(cli, index, tmp_path):
         file.write("echo '{\"result\": 1}'\n")
     cli.ok("publish", directory, "--index", index.directory, "--owner", "acme")
     verified(cli, index)
+
+
+@pytest.mark.slow
+def test_a_directory_whose_name_has_a_space(cli, tmp_path):
+    index = tmp_path / "our index"
+    cli.ok("publish", TestIndex(tmp_path / "other").write("acme/tool"), "--owner", "acme", "--index", index)
+    assert (index / "agents" / "acme" / "tool.json").exists()
+    assert "acme/tool" in cli.ok("install", "--dry-run", "--index", index, "acme/tool").err

@@ -144,7 +144,7 @@ def _from_git(
     git = git_spec(source, owner, name, spec.ref)
     fetched = fetch(git, target, on_progress)
     check_unsigned(settings, owner, f"{owner}/{name} of {source.name}", fetched.digest)
-    client.owners.note(owner, source, name, 0, source.url)
+    client.note(owner, source, name, 0)
     record = {
         **fetched.source,
         "kind": "index",

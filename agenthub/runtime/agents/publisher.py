@@ -158,7 +158,7 @@ def _check(path: str, tree: str) -> None:
 def _directory(source: IndexSource) -> Any:
     from agenthub.indexes.directory import IndexDirectory
 
-    return IndexDirectory(source.url.removeprefix("file://"))
+    return IndexDirectory(source.directory)
 
 
 def _remote(source: IndexSource, settings: Settings) -> Any:
@@ -167,9 +167,10 @@ def _remote(source: IndexSource, settings: Settings) -> Any:
             f"{source.url} is a git host: its agents are repositories",
             suggestion="push a tag such as v1.2.0 to publish",
         )
+    from agenthub.indexes.configured import read_indexes
     from agenthub.indexes.remote import RemoteIndex
 
-    return RemoteIndex(source, settings["index_timeout"])
+    return RemoteIndex(source, settings["index_timeout"], read_indexes(settings.paths))
 
 
 def _read_bundle(path: str) -> bytes:
