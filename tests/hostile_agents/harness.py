@@ -451,7 +451,7 @@ class Host:
         found += [f"listener: {name} was contacted" for name in self.listener.touched()]
         after = self.world.state()
         for path in sorted({*self._before, *after}):
-            if self._before.get(path) != after.get(path) and not self._is_bytecode(path):
+            if self._before.get(path) != after.get(path) and not self._is_harmless(path):
                 found.append(f"changed: {path}: {self._before.get(path)} -> {after.get(path)}")
         return found
 
@@ -482,9 +482,10 @@ class Host:
         if self.world.state() != self._before:
             self.world.restore()
 
-    def _is_bytecode(self, path: str) -> bool:
-        """Whether an unconfined run writes it without meaning harm."""
-        return self.tier == RLIMITS and "__pycache__" in path
+    def _is_harmless(self, path: str) -> bool:
+        """Whether an unconfined run writes it without meaning harm, or it is agenthub's first summary of the store."""
+        summary = path == os.path.join(self.world.store, "index.json") and self._before.get(path) is None
+        return summary or (self.tier == RLIMITS and "__pycache__" in path)
 
     def _adopted(self) -> list[int]:
         ours = {process.pid for process in self._started} | self._known
