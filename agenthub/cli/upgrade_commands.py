@@ -175,7 +175,8 @@ def _ask(plan: Plan, changes: Changes, arguments: argparse.Namespace, output: Ou
     if plan.required:
         for line in required_lines(plan, AgentRuntime()):
             output.note(line)
-    more = bool(changes.more) or any(map(more_than_before, plan.required))
+    # An agent that comes along for the first time has all that it asks for in addition.
+    more = bool(changes.more) or any(each.current is None or more_than_before(each) for each in plan.required)
     if arguments.dry_run:
         raise _DryRun
     label = f"{plan.owner}/{plan.name}"

@@ -93,3 +93,17 @@ def test_redirects_to_nowhere(cli, spy, location):
     assert refused.code in (4, 5), refused
     assert "redirects to" in refused.err
     assert "\x1b" not in refused.err
+
+
+def test_an_upgrade_brings_no_other_agent_in_passing(cli, tmp_path):
+    index = TestIndex(tmp_path / "index")
+    index.publish("acme/tool", "1.0", **NO_ENVIRONMENT, code="")
+    cli.ok("index", "add", "ours", index.file_url)
+    cli.ok("install", "--yes", "acme/tool")
+    index.publish("acme/other", "1.0", **NO_ENVIRONMENT, code="", permissions={"network": ["evil.example"]})
+    index.publish("acme/tool", "1.1", **NO_ENVIRONMENT, code="", requires={"acme/other": "*"})
+    refused = cli("upgrade", "--yes", "acme/tool")
+    assert refused.code == 5
+    assert "--force --yes" in refused.err
+    assert "acme/other" not in cli.ok("list").out
+    cli.ok("upgrade", "--yes", "--force", "acme/tool")
