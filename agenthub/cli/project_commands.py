@@ -198,6 +198,8 @@ def _ask(
             origin = tree.fetched.source["kind"] + (f" {tree.fetched.commit[:12]}" if tree.fetched.commit else "")
             for line in describe(tree.manifest, f"{label}, {origin}", runtime):
                 output.note(line)
+            for note in tree.fetched.notes:
+                output.note(f"  note           {plain(note)}")
             if tree.packages:
                 output.note(f"  agents.lock    {plain(', '.join(tree.packages), longest=1000)}")
         if not yes:

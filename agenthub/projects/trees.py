@@ -14,6 +14,7 @@ from agenthub.packages.spec import Spec, parse_spec, redacted
 from agenthub.packages.tree import copy_tree
 from agenthub.projects.project_file import git_spec
 from agenthub.runtime.runs.permissions import asked_permissions
+from agenthub.trust.trusted import ARCHIVE, trusted_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -145,6 +146,11 @@ class Trees:
     def _noted(self, label: str, directory: str, fetched: Fetched) -> Tree:
         manifest = read_manifest(directory)
         asked_permissions(manifest)  # refuses what cannot be held
+        owner = label.partition("/")[0]
+        keys = [entry for entry in trusted_of(self._store.paths, owner) if entry.kind != ARCHIVE]
+        if keys and fetched.source["kind"] != "index":
+            note = f"it is called as {owner}'s agents are, whose releases are signed, and this is not"
+            fetched = fetched._replace(notes=(*fetched.notes, note))
         tree = Tree(directory, fetched, manifest)
         with self._lock:
             self._trees[label, fetched.digest] = tree

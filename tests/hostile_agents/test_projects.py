@@ -155,3 +155,13 @@ def test_nothing_of_an_upgrade_runs_before_it_was_agreed_to(cli, tmp_path, monke
     assert "1.0.0 → 1.1.0" in cli.ok("upgrade", "--dry-run", "a").err
     assert cli("upgrade", "a").code == 5
     assert not proof.exists()
+
+
+def test_a_directory_that_is_called_as_a_signed_agent(cli, project):
+    """Its source is the repository's, which the question says, and that the owner's releases are signed."""
+    agent(project / "a", 1)
+    cli.ok("trust", "acme", "SHA256:" + "A" * 43)
+    (project / "agents.toml").write_text('[agents]\n"acme/tool" = {path = "a"}\n')
+    refused = cli("sync")
+    assert refused.code == 5
+    assert "whose releases are signed, and this is not" in refused.err
