@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 AGENT_IGNORE = ".agentignore"
 _GIT_IGNORE = ".gitignore"
 _MAX_BYTES = 1 << 20  # of one list
+_MAX_STARS = 3  # of a pattern's part between two slashes, and of its `**`: each multiplies what one name can cost
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEVER_MEANT = (
     "*.agent",
@@ -112,7 +113,15 @@ def _read(name: str, descriptor: int | None, shown: str) -> list[str]:
 def _spec(lines: list[str], shown: str) -> GitIgnoreSpec:
     from pathspec import GitIgnoreSpec
 
+    for number, line in enumerate(lines, 1):
+        if not line.startswith("#") and _is_costly(line):
+            raise InstallError(f"{shown}:{number}: more than {_MAX_STARS} wildcards in one place cannot be matched")
     try:
         return GitIgnoreSpec.from_lines(lines)
     except ValueError as error:
         raise InstallError(f"{shown}: {error}") from None
+
+
+def _is_costly(line: str) -> bool:
+    """Whether matching a hostile name could take for ever: patterns become regular expressions, which try every way."""
+    return line.count("**") > _MAX_STARS or any(part.count("*") > _MAX_STARS for part in line.split("/"))

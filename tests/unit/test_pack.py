@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import subprocess
+import time
 import zipfile
 
 import pytest
@@ -165,6 +166,24 @@ def test_a_list_that_cannot_be_understood(agent):
     put(agent, ".agentignore", b"#" * (2 << 20))
     with pytest.raises(InstallError, match="absurd"):
         packed(agent)
+
+
+@pytest.mark.parametrize("pattern", ["a*" * 16 + "b", "**/" * 200 + "b", "*****b", "!x/" + "*a" * 9])
+def test_a_list_that_could_be_matched_for_ever(agent, pattern):
+    put(agent, "a" * 200)
+    put(agent, ".gitignore", f"# {pattern}\n{pattern}\n")
+    with pytest.raises(InstallError, match=r"\.gitignore:2: more than 3 wildcards"):
+        packed(agent)
+
+
+@pytest.mark.parametrize("pattern", ["a*a*a*b", "**/**/**/b"])
+def test_the_costliest_list_is_matched_soon(agent, pattern):
+    for number in range(20):
+        put(agent, f"{'a' * 200}{number}")
+    put(agent, ".gitignore", f"{pattern}\n")
+    started = time.process_time()
+    assert len(names(agent)) == 23
+    assert time.process_time() - started < 5
 
 
 def test_the_manifest_has_to_be_in_it(agent, tmp_path):
