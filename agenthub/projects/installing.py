@@ -17,7 +17,7 @@ from agenthub.packages.record import InstallRecord, now, read_record
 from agenthub.projects.made import Made
 from agenthub.projects.parallel import in_parallel
 from agenthub.runtime.agent_runtime import needs_python
-from agenthub.runtime.agents.building import environment_fields, known_files, without_leftovers
+from agenthub.runtime.agents.building import environment_fields, without_leftovers
 from agenthub.runtime.environments.pinned import Pins
 from agenthub.runtime.runs.locator import LocatedAgent
 from agenthub.runtime.runs.variables import undeclared_hints
@@ -218,7 +218,7 @@ class Machine:
             warnings=[],
             hints=undeclared_hints(manifest, place, names),
             locked=locked.environment_key(),
-            environment_files=write_list(place, self.environments.config.venv_location, known_files(self.environments)),
+            environment_files=write_list(place, self.environments.config.venv_location),
         )
         return record._replace(**environment_fields(record, environment)) if environment else record
 

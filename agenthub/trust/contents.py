@@ -15,7 +15,7 @@ from agenthub.errors import StoreError
 from agenthub.packages.files import SCHEMA_VERSION, read_json, storing, write_json
 from agenthub.runtime.environment_manager import PENDING_BYTECODE
 from agenthub.runtime.environments.state import site_packages
-from agenthub.trust.known_files import FileState, KnownFiles
+from agenthub.trust.recorded_files import FileState, RecordedFiles
 from agenthub.values import NamedTuple
 
 TYPE_CHECKING = False
@@ -39,24 +39,21 @@ class Place(NamedTuple):
     name: str
 
 
-def write_list(version_dir: str, venv_location: str, cache: str) -> str:
+def write_list(version_dir: str, venv_location: str) -> str:
     """Writes the list of what is in a version, and returns its digest, `"sha256:…"`.
 
     Args:
         version_dir: a version that is not complete yet.
         venv_location: where in it the environment is.
-        cache: a directory for digests of distributions that were installed before, which may be deleted at any time;
-            empty: everything is read.
 
     Raises:
         StoreError: something cannot be read, or the list cannot be written.
     """
-    known = KnownFiles(site_packages(os.path.join(version_dir, venv_location)), cache)
-    places = list(_places(version_dir, venv_location))
+    recorded = RecordedFiles(site_packages(os.path.join(version_dir, venv_location)))
     files: dict[str, str] = {}
     unknown = []
-    for place in places:
-        what = known.what(place.path)
+    for place in _places(version_dir, venv_location):
+        what = recorded.what(place.path)
         if what is None:
             unknown.append(place)
         else:
@@ -65,20 +62,10 @@ def write_list(version_dir: str, venv_location: str, cache: str) -> str:
         if what == _UNREADABLE:
             raise StoreError(f"cannot read {place.path}")
         files[place.name] = what
-    known.learn({place.path: files[place.name] for place in places})
-    path = os.path.join(version_dir, LIST)
-    with storing("write", path):
-        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    write_json(
-        path,
-        {"schema_version": SCHEMA_VERSION, "files": dict(sorted(files.items()))},
-        os.path.dirname(path),
-        durable=False,
-    )
-    return list_digest(version_dir)
+    return _write(version_dir, files)
 
 
-def relist_environment(version_dir: str, venv_location: str, cache: str) -> str:
+def relist_environment(version_dir: str, venv_location: str) -> str:
     """Writes the list anew after the environment was built again; what it says of the agent's own files stays.
 
     Returns:
@@ -96,7 +83,7 @@ def relist_environment(version_dir: str, venv_location: str, cache: str) -> str:
         own = {name: what for name, what in read_list(version_dir).items() if not is_environment(name)}
     except (FileNotFoundError, StoreError):
         return ""
-    write_list(version_dir, venv_location, cache)
+    write_list(version_dir, venv_location)
     fresh = {name: what for name, what in read_list(version_dir).items() if is_environment(name)}
     return _write(version_dir, own | fresh)
 

@@ -56,7 +56,7 @@ def build_version(environments: EnvironmentManager, plan: Plan, place: str, opti
             _run_commands(manifest, place, environment, options.on_progress)
         elif manifest.commands:
             warnings.append(f"its installation commands were not run: {plan.dependencies} describes the environment")
-    files = write_list(place, environments.config.venv_location, known_files(environments))
+    files = write_list(place, environments.config.venv_location)
     if environment is not None and options.compile_bytecode:
         environments.add_bytecode(environment.path, place, options.on_progress, wait=True)
     hints = undeclared_hints(manifest, place, _package_names(environment))
@@ -114,11 +114,6 @@ def environment_fields(record: InstallRecord, environment: Environment) -> dict[
         "environment": environment.kind,
         "size": {**record.size, "environment": environment.size},
     }
-
-
-def known_files(environments: EnvironmentManager) -> str:
-    """Where digests of distributions that were installed before are kept; empty where nothing is."""
-    return os.path.join(os.path.dirname(environments.workshop), "files") if environments.workshop else ""
 
 
 def _package_names(environment: Environment | None) -> list[str]:

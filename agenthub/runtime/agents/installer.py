@@ -15,7 +15,7 @@ from agenthub.packages.spec import Spec, parse_spec
 from agenthub.packages.store import Store
 from agenthub.packages.versions import LATEST
 from agenthub.runtime.agent_runtime import AgentRuntime
-from agenthub.runtime.agents.building import build_version, environment_fields, known_files, requested
+from agenthub.runtime.agents.building import build_version, environment_fields, requested
 from agenthub.runtime.agents.from_index import index_fetcher
 from agenthub.runtime.runs.locator import LocatedAgent, locate_directory
 from agenthub.runtime.runs.permissions import asked_permissions
@@ -275,9 +275,7 @@ class AgentInstaller:
                 extra=record.requested.get("with", ()),
                 on_progress=on_progress,
             )
-            files = relist_environment(
-                agent.directory, self.environments.config.venv_location, known_files(self.environments)
-            )
+            files = relist_environment(agent.directory, self.environments.config.venv_location)
             fields = {**environment_fields(record, environment), "environment_files": files}
             self.store.complete_version(agent.directory, record._replace(**fields))
             self.store.forget_summary()

@@ -1,0 +1,81 @@
+"""Digests that distributions bring along: what a wheel says of its files need not be read from them again.
+
+A `RECORD` lists the files of its distribution with their SHA-256. It is read when the environment is new; a file that
+was changed in uv's cache before, or that its wheel describes wrongly, is listed as the wheel says, and `verify` tells.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import stat
+from contextlib import suppress
+
+from agenthub.values import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_DIGEST = b"sha256="
+_ELSEWHERE = (b"../", b"/", b'"')  # scripts lie outside, and have the environment's path in them: those are read
+
+
+class FileState(NamedTuple):
+    """What a regular file is: SHA-256 in hexadecimal digits, and whether it is a program."""
+
+    digest: str
+    program: bool
+
+    @property
+    def text(self) -> str:
+        """As it stands in a version's list of files."""
+        return self.digest + (" x" if self.program else "")
+
+
+class RecordedFiles:
+    """What is recorded of the files in one `site-packages`.
+
+    Args:
+        folder: that directory; "" for an agent without an environment.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._inside = folder + os.sep
+        self._digests: dict[str, str] = {}
+        twice: set[str] = set()
+        for name in os.listdir(folder) if folder else ():
+            if name.endswith(".dist-info"):
+                for path, digest in _recorded(os.path.join(folder, name, "RECORD")):
+                    if self._digests.setdefault(path, digest) != digest:
+                        twice.add(path)
+        for path in twice:  # of two distributions: which one's it is, its content says
+            del self._digests[path]
+
+    def what(self, path: str) -> str | None:
+        """What is at `path`, if that is a file of which a digest is recorded."""
+        digest = self._digests.get(path[len(self._inside) :]) if path.startswith(self._inside) else None
+        if digest is None:
+            return None
+        try:
+            mode = os.lstat(path).st_mode
+        except OSError:
+            return None
+        return FileState(digest, bool(mode & stat.S_IXUSR)).text if stat.S_ISREG(mode) else None
+
+
+def _recorded(record: str) -> Iterator[tuple[str, str]]:
+    """Paths in `site-packages`, with digests in hexadecimal digits."""
+    try:
+        with open(record, "rb") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        path, _, rest = line.partition(b",")
+        if rest.startswith(_DIGEST) and not line.startswith(_ELSEWHERE):
+            with suppress(binascii.Error):
+                digest = base64.urlsafe_b64decode(rest[len(_DIGEST) :].partition(b",")[0] + b"=").hex()
+                if len(digest) == 64:
+                    yield os.fsdecode(path), digest
