@@ -191,7 +191,6 @@ class EnvironmentManager:
             EnvironmentError: no interpreter fits, a dependency cannot be installed, or the result is over
                 `max_venv_size`. Nothing is left behind, and an environment that was there stays.
         """
-        from agenthub.runtime.environments.pinned import install_pins
         from agenthub.runtime.environments.replacing import replacing
         from agenthub.runtime.environments.state import BYTECODE, directory_size, distributions
 
@@ -210,6 +209,8 @@ class EnvironmentManager:
             if pins is None:
                 builder.install_source(partial, agent_dir, manifest, source, interpreter.path, on_progress)
             else:
+                from agenthub.runtime.environments.pinned import install_pins
+
                 install_pins(builder, partial, agent_dir, manifest, source, interpreter.path, pins, on_progress)
             if extra:
                 builder.install(partial, agent_dir, extra, on_progress)

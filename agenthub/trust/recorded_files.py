@@ -6,7 +6,6 @@ was changed in uv's cache before, or that its wheel describes wrongly, is listed
 
 from __future__ import annotations
 
-import base64
 import binascii
 import os
 import stat
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _DIGEST = b"sha256="
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _ELSEWHERE = (b"../", b"/", b'"')  # scripts lie outside, and have the environment's path in them: those are read
 
 
@@ -76,6 +76,6 @@ def _recorded(record: str) -> Iterator[tuple[str, str]]:
         path, _, rest = line.partition(b",")
         if rest.startswith(_DIGEST) and not line.startswith(_ELSEWHERE):
             with suppress(binascii.Error):
-                digest = base64.urlsafe_b64decode(rest[len(_DIGEST) :].partition(b",")[0] + b"=").hex()
+                digest = binascii.a2b_base64(rest[len(_DIGEST) :].partition(b",")[0].translate(_URL_SAFE) + b"=").hex()
                 if len(digest) == 64:
                     yield os.fsdecode(path), digest

@@ -16,7 +16,6 @@ from agenthub.packages.store import Store
 from agenthub.packages.versions import LATEST
 from agenthub.runtime.agent_runtime import AgentRuntime
 from agenthub.runtime.agents.building import build_version, environment_fields, requested
-from agenthub.runtime.agents.from_index import index_fetcher
 from agenthub.runtime.runs.locator import LocatedAgent, locate_directory
 from agenthub.runtime.runs.permissions import asked_permissions
 from agenthub.trust.contents import relist_environment
@@ -138,7 +137,11 @@ class AgentInstaller:
     def _plan(self, spec: Spec, options: InstallOptions, stack: ExitStack) -> Plan:
         """Fetches an agent into a directory that is there as long as `stack`, and says what installing it would do."""
         tree = os.path.join(stack.enter_context(self.store.new_staging()), "tree")
-        fetch_index = index_fetcher(self.runtime.settings, self.client) if spec.kind == "index" else None
+        fetch_index = None
+        if spec.kind == "index":
+            from agenthub.runtime.agents.from_index import index_fetcher
+
+            fetch_index = index_fetcher(self.runtime.settings, self.client)
         fetched = fetch(spec, tree, options.on_progress, fetch_index=fetch_index)
         return self.plan_for(spec, tree, fetched, options)
 
