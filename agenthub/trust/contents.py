@@ -15,7 +15,7 @@ from agenthub.errors import StoreError
 from agenthub.packages.files import SCHEMA_VERSION, read_json, storing, write_json
 from agenthub.runtime.environment_manager import PENDING_BYTECODE
 from agenthub.runtime.environments.state import site_packages
-from agenthub.trust.recorded_files import FileState, RecordedFiles
+from agenthub.trust.recorded_files import RecordedFiles
 from agenthub.values import NamedTuple
 
 TYPE_CHECKING = False
@@ -33,10 +33,19 @@ _WAY_OUT = "install it again with --force"
 
 
 class Place(NamedTuple):
-    """A file: where it is, and its path below the version."""
+    """A file.
+
+    Attributes:
+        path: where it is.
+        name: its path below the version.
+        regular: it is no link, nor anything else.
+        imported: it lies among the packages; whether it may be executed does not matter there.
+    """
 
     path: str
     name: str
+    regular: bool
+    imported: bool
 
 
 def write_list(version_dir: str, venv_location: str) -> str:
@@ -53,11 +62,11 @@ def write_list(version_dir: str, venv_location: str) -> str:
     files: dict[str, str] = {}
     unknown = []
     for place in _places(version_dir, venv_location):
-        what = recorded.what(place.path)
-        if what is None:
+        digest = recorded.digest(place.path) if place.regular else None
+        if digest is None:
             unknown.append(place)
         else:
-            files[place.name] = what
+            files[place.name] = digest
     for place, what in _described(unknown):
         if what == _UNREADABLE:
             raise StoreError(f"cannot read {place.path}")
@@ -135,11 +144,15 @@ def _places(version_dir: str, venv_location: str) -> Iterator[Place]:
         roots.append((os.path.realpath(venv), venv_location + os.sep))
     for root, prefix in roots:
         start = len(root) + 1
-        found = (Place(path, prefix + path[start:]) for path in _walk(root))
-        yield from (place for place in found if place.name != passing)
+        packages = site_packages(root if prefix else venv)
+        for path, regular in _walk(root):
+            name = prefix + path[start:]
+            if name != passing:
+                yield Place(path, name, regular, packages != "" and path.startswith(packages + os.sep))
 
 
-def _walk(root: str) -> Iterator[str]:
+def _walk(root: str) -> Iterator[tuple[str, bool]]:
+    """Paths of what is no directory, and whether each is a regular file."""
     folders = [root]
     while folders:
         folder = folders.pop()
@@ -147,7 +160,7 @@ def _walk(root: str) -> Iterator[str]:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if not entry.is_dir(follow_symlinks=False):
-                        yield entry.path
+                        yield entry.path, entry.is_file(follow_symlinks=False)
                     elif folder != root or entry.name != _OURS:
                         folders.append(entry.path)
         except FileNotFoundError:
@@ -181,4 +194,4 @@ def _describe(place: Place) -> str:
                 digest.update(block)
     except OSError:
         return _UNREADABLE
-    return FileState(digest.hexdigest(), bool(mode & stat.S_IXUSR)).text
+    return digest.hexdigest() + (" x" if mode & stat.S_IXUSR and not place.imported else "")

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import binascii
 import os
-import stat
 from contextlib import suppress
-
-from agenthub.values import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,18 +17,6 @@ if TYPE_CHECKING:
 _DIGEST = b"sha256="
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _ELSEWHERE = (b"../", b"/", b'"')  # scripts lie outside, and have the environment's path in them: those are read
-
-
-class FileState(NamedTuple):
-    """What a regular file is: SHA-256 in hexadecimal digits, and whether it is a program."""
-
-    digest: str
-    program: bool
-
-    @property
-    def text(self) -> str:
-        """As it stands in a version's list of files."""
-        return self.digest + (" x" if self.program else "")
 
 
 class RecordedFiles:
@@ -53,16 +38,9 @@ class RecordedFiles:
         for path in twice:  # of two distributions: which one's it is, its content says
             del self._digests[path]
 
-    def what(self, path: str) -> str | None:
-        """What is at `path`, if that is a file of which a digest is recorded."""
-        digest = self._digests.get(path[len(self._inside) :]) if path.startswith(self._inside) else None
-        if digest is None:
-            return None
-        try:
-            mode = os.lstat(path).st_mode
-        except OSError:
-            return None
-        return FileState(digest, bool(mode & stat.S_IXUSR)).text if stat.S_ISREG(mode) else None
+    def digest(self, path: str) -> str | None:
+        """What is recorded of the file at `path`, in hexadecimal digits."""
+        return self._digests.get(path[len(self._inside) :]) if path.startswith(self._inside) else None
 
 
 def _recorded(record: str) -> Iterator[tuple[str, str]]:
