@@ -83,6 +83,7 @@ def cache(arguments: argparse.Namespace, output: Output) -> int:
         used = clear_cache(settings.paths) if os.path.isdir(path) else []
         if used:
             output.note(f"in use, and stays: {', '.join(printable(entry.path) for entry in used)}")
+        if os.path.isdir(path):
             size -= directory_size(path)
         output.note(f"✓ removed {format_size(size)}")
     if arguments.json:

@@ -8,6 +8,9 @@ import sys
 
 import pytest
 
+from agenthub.config import Paths
+from agenthub.runtime.agents.run_cache import cached_store
+from agenthub.runtime.environments.replacing import replacing
 from tests.integration.bad_index_server import serving
 from tests.integration.index_support import TestIndex
 from tests.support import assert_refused, in_terminal, start, wait_until
@@ -193,3 +196,19 @@ def test_a_broken_one_is_made_anew(cli, index, home):
     folder = os.path.join(home, "cache", "runs", "versions", "alice", "tool")
     os.unlink(os.path.join(folder, os.listdir(folder)[0], "venv", "bin", "python"))
     assert cli.ok("run", "alice/tool@1", "go").out == "alice/tool 1.1.0\n"
+
+
+def test_what_somebody_is_just_making_stays(cli, index, home):
+    """However it is emptied: a build or a fetch that goes on finds its directory as it left it."""
+    cli.ok("run", "--yes", "--index", index.file_url, "alice/tool@1", "go")
+    paths = Paths({"AGENTHUB_HOME": home})
+    with cached_store(paths).new_staging() as fetching, cached_store(paths).agent_lock("alice", "other"):
+        cli.ok("cache", "clean")
+        assert os.path.isdir(fetching)
+    assert runs(home) == []
+    with replacing(os.path.join(home, "venv"), sys.executable, workshop=paths.workshop) as building:
+        os.makedirs(building)
+        cli.ok("cache", "clean")
+        assert os.path.isdir(building)
+    cli.ok("cache", "clean")
+    assert not os.path.exists(paths.cache)

@@ -62,14 +62,30 @@ def limit_cache(paths: Paths, most: int, *, keep: Collection[str] = (), remove: 
 def clear_cache(paths: Paths) -> list[Entry]:
     """Removes the whole cache, but for what is in use, which is returned."""
     used = [entry for entry in cache_entries(paths) if not _remove(paths, entry.path)]
-    stay = {os.path.relpath(entry.path, paths.cache).split(os.sep)[0] for entry in used}
+    busy = _being_made(paths)
+    stay = {os.path.relpath(path, paths.cache).split(os.sep)[0] for path in (*busy, *(entry.path for entry in used))}
     with storing("clean up", paths.cache):
         for path in _paths(paths.cache):
             if os.path.basename(path) not in stay:
                 remove_tree(path)
-        if not used:
+        if not stay:
             remove_tree(paths.cache)
     return used
+
+
+def _being_made(paths: Paths) -> list[str]:
+    """Where somebody fetches or builds something at this moment, by the locks that he holds."""
+    runs = _runs(paths)
+    found = []
+    for folder in (paths.workshop, runs.staging, runs.locks):
+        for path in _paths(folder):
+            if path.endswith(".lock"):
+                descriptor = acquire_abandoned(path)
+                if descriptor is not None:
+                    os.close(descriptor)
+                elif os.path.exists(path):
+                    found.append(path)
+    return found
 
 
 def cache_entries(paths: Paths) -> list[Entry]:
