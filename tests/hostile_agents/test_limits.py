@@ -61,6 +61,8 @@ HONEST = ["memory_that_is_cache", "disk_by_holes"]
 def test_whoever_takes_too_much_is_killed_and_told_why(host, method):
     error_type, words = KILLED[method]
     envelope = host.run("limits", method)
+    if outcome(envelope) == "EAGAIN" and host.user != "root":  # its cap counts the user's tasks, of other tests as well
+        envelope = host.run("limits", method)
     assert outcome(envelope) == error_type, envelope
     assert envelope["exit_code"] == CODES.get(error_type, 1)
     assert words in envelope["error"], envelope
