@@ -197,7 +197,7 @@ def test_the_command_is_killed_at_any_moment(index, hub, tmp_path):
         process = publish_by_command(hub, index, index.write("acme/greeter", version))
         # Late: what comes before the index is touched is of no interest.
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(length * (0.5 + 0.6 * (number + chance.random()) / 40))
+            process.wait(length * (0.5 + 1.6 * (number + chance.random()) / 40))
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
