@@ -245,6 +245,8 @@ def test_a_run_that_attacks_its_parent_harms_itself(warm, attack):
     warm.warm(agent)
     envelope = warm.run(agent, "do", code=ATTACKS[attack])
     assert "error" in envelope or attack != "kills its parent"
+    if warm.tier == RLIMITS:  # it has the user's rights: once its parent is gone, it may end its keeper as well
+        warm.warm(agent)
     warm_again(warm, agent)
 
 
