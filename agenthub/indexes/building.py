@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from agenthub.errors import InstallError, PermissionDeniedError
-from agenthub.indexes.directory import Change, IndexDirectory
+from agenthub.indexes.directory import Change, IndexDirectory, listed
 from agenthub.indexes.documents import AgentDocument, Release, Signature
 from agenthub.indexes.inspection import archive_place, inspect_archive, release_of
 from agenthub.indexes.publish import SIGNATURE_SUFFIXES, described
@@ -58,12 +58,12 @@ def build(index: IndexDirectory, on_progress: Callable[[str], None] | None = Non
 
 def archived_agents(index: IndexDirectory) -> list[tuple[str, str]]:
     """Owner and name of everything that has an archive."""
-    found = []
-    for owner in filter(is_name, _listed(index.path(FILES))):
-        for name in filter(is_name, _listed(index.path(FILES, owner))):
-            if any(file.endswith(SUFFIX) for file in _listed(index.path(FILES, owner, name))):
-                found.append((owner, name))  # noqa: PERF401
-    return found
+    return [
+        (owner, name)
+        for owner in filter(is_name, listed(index.path(FILES)))
+        for name in filter(is_name, listed(index.path(FILES, owner)))
+        if any(file.endswith(SUFFIX) for file in listed(index.path(FILES, owner, name)))
+    ]
 
 
 def signatures_beside(index: IndexDirectory, file: str) -> Iterator[tuple[str, str]]:
@@ -85,7 +85,7 @@ def _document(
     index: IndexDirectory, scratch: str, owner: str, name: str, earlier: AgentDocument | None
 ) -> AgentDocument:
     releases = {}
-    for file in _listed(index.path(FILES, owner, name)):
+    for file in listed(index.path(FILES, owner, name)):
         if file.endswith(SUFFIX):
             release = _release(index, scratch, f"{FILES}/{owner}/{name}/{file}", owner, earlier)
             releases[release.version] = release
@@ -161,12 +161,3 @@ def _seconds(text: str) -> int:
         return calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ"))
     except ValueError:
         return 0
-
-
-def _listed(directory: str) -> list[str]:
-    try:
-        return sorted(os.listdir(directory))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise InstallError(f"cannot read the index: {directory}: {error.strerror}") from error

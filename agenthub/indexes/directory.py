@@ -104,13 +104,13 @@ class IndexDirectory:
         """Raises `AgentNotFoundError` unless there is an index."""
         if not self.exists():
             hint = (
-                "the first agenthub publish makes one" if not _names(self.root) else f"agenthub index build {self.root}"
+                "the first agenthub publish makes one" if not listed(self.root) else f"agenthub index build {self.root}"
             )
             raise AgentNotFoundError(f"there is no index in {self.root}", suggestion=hint)
 
     def check_usable(self) -> None:
         """Raises `InstallError` where there are files that are not an index's: nobody meant to publish to there."""
-        strange = [name for name in _names(self.root) if name not in (OWN, AGENTS, FILES, SEARCH, INDEX)]
+        strange = [name for name in listed(self.root) if name not in (OWN, AGENTS, FILES, SEARCH, INDEX)]
         if strange and not self.exists():
             raise InstallError(
                 f"{self.root} is not an index: it holds {strange[0]}",
@@ -130,8 +130,8 @@ class IndexDirectory:
     def agents(self) -> list[tuple[str, str]]:
         """Owner and name of every agent that has a document, sorted."""
         found = []
-        for owner in filter(is_name, _names(self.path(AGENTS))):
-            names = [file.removesuffix(".json") for file in _names(self.path(AGENTS, owner)) if file.endswith(".json")]
+        for owner in filter(is_name, listed(self.path(AGENTS))):
+            names = [file.removesuffix(".json") for file in listed(self.path(AGENTS, owner)) if file.endswith(".json")]
             found += [(owner, name) for name in names if is_name(name)]
         return sorted(found)
 
@@ -233,7 +233,7 @@ class IndexDirectory:
 
     def _sweep(self) -> None:
         staging = self.path(OWN, "staging")
-        for name in _names(staging):
+        for name in listed(staging):
             if name.endswith(_LOCK) and (lock := acquire_abandoned(os.path.join(staging, name))) is not None:
                 with suppress(OSError):
                     remove_tree(os.path.join(staging, name.removesuffix(_LOCK)))
@@ -364,7 +364,8 @@ def _check_readable(document: AgentDocument, data: bytes) -> None:
         raise InstallError(f"not published, since readers would refuse it: {error.message}") from None
 
 
-def _names(directory: str) -> list[str]:
+def listed(directory: str) -> list[str]:
+    """What is in a directory, sorted; nothing where there is none. Raises InstallError where it cannot be read."""
     try:
         return sorted(os.listdir(directory))
     except (FileNotFoundError, NotADirectoryError):
