@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _DIGEST = b"sha256="
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # what builds a package may leave a pipe there
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _ELSEWHERE = (b"../", b"/", b'"')  # scripts lie outside, and have the environment's path in them: those are read
 
@@ -46,7 +47,7 @@ class RecordedFiles:
 def _recorded(record: str) -> Iterator[tuple[str, str]]:
     """Paths in `site-packages`, with digests in hexadecimal digits."""
     try:
-        with open(record, "rb") as file:
+        with open(os.open(record, _OPEN), "rb") as file:
             lines = file.read().splitlines()
     except OSError:
         return

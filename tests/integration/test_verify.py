@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from agenthub.trust.recorded_files import RecordedFiles
 from tests.integration.faults_support import write_wheel
 from tests.support import install_into, method, write_agent
 
@@ -279,3 +280,16 @@ def write_listed_wheel(folder):
         for name, data in {**files, record: "\n".join(lines).encode()}.items():
             wheel.writestr(name, data)
     return path
+
+
+def test_a_record_of_packages_that_is_no_file_says_nothing(tmp_path):
+    """Whatever built a package may have left a pipe or a link in its place: neither is waited for, nor followed."""
+    for name, make in (("piped", os.mkfifo), ("linked", lambda path: os.symlink("/dev/zero", path))):
+        (tmp_path / f"{name}-1.0.dist-info").mkdir()
+        make(tmp_path / f"{name}-1.0.dist-info" / "RECORD")
+    (tmp_path / "honest-1.0.dist-info").mkdir()
+    digest = "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU"  # of nothing
+    (tmp_path / "honest-1.0.dist-info" / "RECORD").write_text(f"honest.py,sha256={digest},0\n../x,sha256={digest},0\n")
+    recorded = RecordedFiles(str(tmp_path))
+    assert recorded.digest(str(tmp_path / "honest.py")) == hashlib.sha256().hexdigest()
+    assert recorded.digest(str(tmp_path.parent / "x")) is None
