@@ -249,7 +249,7 @@ class _Punctual:
         timer.start()
         try:
             response = super().getresponse()  # type: ignore[misc]
-        except Exception:
+        except Exception:  # what the end that we made looks like is the library's affair; anything else is passed on
             if late.is_set():
                 raise _Stalled from None
             raise
